@@ -1,0 +1,12 @@
+//! Parity with the Python reference.
+
+mod features;
+mod htsat;
+mod loss;
+mod mel;
+mod model;
+mod recipe;
+mod retrieval;
+mod text;
+mod training;
+mod zero_shot;

@@ -1,0 +1,1 @@
+//! Parity: zero_shot.
