@@ -2,7 +2,10 @@
 //!
 //! `parity::` holds each number to the Python reference (fixtures, see `tests/fixtures/README.md`; another set of the
 //! same format is used when `PARITY_FIXTURES` names its folder), `gradients::` proves that nothing detaches silently,
-//! `cli::` drives the real program, `end_to_end::` trains a model, `tidy::` keeps the house rules.
+//! `cli::` drives the real program from sound files to metrics, `tidy::` keeps the house rules.
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
+mod gradients;
+mod cli;
 mod parity;
+mod tidy;

@@ -6,6 +6,7 @@ mod loss;
 mod mel;
 mod model;
 mod recipe;
+mod resample;
 mod retrieval;
 mod text;
 mod training;

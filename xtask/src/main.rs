@@ -1,2 +1,69 @@
-//! The runner.
-fn main() {}
+//! `cargo xtask`: train, evaluate, embed, inspect data and test, on CPU, CUDA and Metal.
+//!
+//! This file parses and dispatches; each task is a module of its own name. Results go to standard output, talk to
+//! standard error. Exit codes are documented in [`exit`].
+
+mod args;
+mod ci;
+mod dataset;
+mod embed;
+mod eval;
+mod exit;
+mod model;
+mod progress;
+mod table;
+mod tokenizer;
+mod train;
+
+use args::{Command, Xtask};
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// glibc gives every buffer over 32 MB back to the kernel and faults it in again; a training step makes hundreds.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Xtask::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(args.log_level())
+        .with_target(false)
+        .without_time()
+        .init();
+    let done = prepare(&args).and_then(|()| match args.command {
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Dataset(args) => dataset::run(args),
+        Command::Tokenizer(args) => tokenizer::run(args),
+        Command::Ci(args) => ci::run(args),
+    });
+    match done {
+        Ok(code) => code.into(),
+        Err(error) => exit::report(&error),
+    }
+}
+
+/// Process-wide settings: the allocator keeps its pages, and one pool of threads serves everything.
+fn prepare(args: &Xtask) -> anyhow::Result<()> {
+    /// `mi_option_purge_delay` of mimalloc.h, which libmimalloc-sys does not name: the option before `use_numa_nodes`.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = libmimalloc_sys::mi_option_use_numa_nodes - 1;
+    // SAFETY: `mi_option_set` stores one integer in a static table; it is called before any thread is started.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    }
+    Ok(())
+}
+
+/// The root of this repository.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// Where runs are kept unless `--out` says otherwise.
+fn runs() -> PathBuf {
+    workspace().join("runs")
+}

@@ -1,1 +1,45 @@
-//! clap-audio.
+//! Sound file to log-mel views, as LAION-CLAP and Hugging Face `transformers` compute them.
+//!
+//! ```text
+//! file --decode--> mono at its own rate --resample--> 48 kHz --(int16 round trip)--> one window --STFT, mel, dB--> (views, frames, bins)
+//! ```
+//!
+//! Plain `f32`, no tensor library, no network, no hidden randomness: every random choice takes a generator.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), clap_audio::Error> {
+//! use clap_audio::{Channels, FeatureConfig, FeatureExtractor, Preset};
+//!
+//! let extractor = FeatureExtractor::new(FeatureConfig::default(), Preset::Laion)?;
+//! let wave = clap_audio::load("dog.flac".as_ref(), extractor.config().sampling_rate, Channels::Mean)?;
+//! for features in extractor.extract(&wave, extractor.default_policy(), None)? {
+//!     assert_eq!(features.data.len(), features.views * features.frames * features.bins);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
+
+pub mod augment;
+mod config;
+mod decibel;
+mod decode;
+mod error;
+mod features;
+pub mod length;
+mod log_mel;
+mod mel;
+mod quantize;
+mod resample;
+mod waveform;
+
+pub use config::{FeatureConfig, Padding, Truncation};
+pub use decode::{MAX_CHANNELS, MAX_FRAMES, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, decode, decode_bytes};
+pub use error::{Error, Result};
+pub use features::{FeatureExtractor, Features, Placement, Preset};
+pub use length::LongAudio;
+pub use log_mel::{LogMel, Mel, Scratch};
+pub use mel::{MelBank, MelConfig, MelScale};
+pub use quantize::{int16_round_trip, to_int16};
+pub use resample::Resampler;
+pub use waveform::{Channels, Waveform, load, load_bytes};

@@ -1,1 +1,46 @@
-//! clap-encoders.
+//! CLAP: contrastive language-audio pretraining. The towers, their projections, tokenizers and checkpoint formats.
+//!
+//! CLAP here is the audio-text model of Wu et al., "Large-scale Contrastive Language-Audio Pretraining with Feature Fusion
+//! and Keyword-to-Caption Augmentation" (arXiv 2211.06687), not the argument parser and not the plug-in format.
+//! The reference programs are `laion-clap` 1.1.7 and `transformers` 4.57.6 (`models/clap`).
+//!
+//! Three lines embed a sound and a sentence:
+//!
+//! ```no_run
+//! use clap_encoders::{Clap, LoadOptions};
+//!
+//! let model = Clap::from_pretrained("laion/clap-htsat-unfused", &LoadOptions::default())?;
+//! let sounds = model.embed_audio(&["dog.wav"])?;
+//! let texts = model.embed_text(&["a dog barks"])?;
+//! # Ok::<(), clap_encoders::Error>(())
+//! ```
+//!
+//! Weight paths are those of a Hugging Face CLAP repository (`audio_model.audio_encoder.layers.0.blocks.0.…`), so a model
+//! folder written here is one that `transformers` reads. [`checkpoint`] alone knows other programs' keys.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
+
+pub mod checkpoint;
+mod config;
+mod device;
+mod error;
+mod folder;
+pub mod htsat;
+#[cfg(feature = "hub")]
+pub mod hub;
+mod model;
+mod pretrained;
+mod projection;
+pub mod roberta;
+mod taps;
+mod tokenizer;
+
+pub use checkpoint::save_folder;
+pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig};
+pub use device::device;
+pub use error::{Error, KeyReport, Result};
+pub use folder::{ModelFolder, load_folder};
+pub use model::ClapModel;
+pub use pretrained::{Clap, EmbedOptions, LoadOptions, Score, features_tensor};
+pub use projection::Projection;
+pub use taps::Taps;
+pub use tokenizer::ClapTokenizer;

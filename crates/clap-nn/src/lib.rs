@@ -1,1 +1,56 @@
-//! clap-nn.
+//! Differentiable layers of the audio and text towers, on candle tensors.
+//!
+//! Every layer has two forms that a test holds together in value and gradient:
+//!
+//! * `*_composed`: plain candle operations; the definition, for any device and float type;
+//! * a fused CPU path in `f32`: one [`candle_core::CustomOp1`]-style operation with a forward and a backward of its own,
+//!   multi-threaded, with the instruction set chosen at run time.
+//!
+//! The plain function or layer picks the form by itself. candle's own `LayerNorm` and `softmax_last_dim` have no backward and
+//! detach the graph without a word, so nothing here uses them.
+//!
+//! Results of the fused forms do not depend on the number of threads: work is cut by the sizes of the tensors alone and
+//! partial sums are added in order.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
+
+pub mod activation;
+pub mod attention;
+pub mod batch_norm;
+mod cpu;
+pub mod dropout;
+pub mod embedding;
+pub mod feed_forward_block;
+pub mod init;
+pub mod layer_norm;
+pub mod linear;
+pub mod mode;
+pub mod normalize;
+pub mod patch;
+pub mod resize;
+pub mod softmax;
+pub mod vars;
+pub mod window;
+pub mod window_attention;
+pub mod window_attention_block;
+
+#[cfg(test)]
+mod twin;
+
+pub use activation::{Activation, gelu};
+pub use attention::attention;
+pub use batch_norm::BatchNorm;
+pub use dropout::{drop_path, dropout, residual};
+pub use embedding::Embedding;
+pub use feed_forward_block::feed_forward_block;
+pub use layer_norm::{LayerNorm, layer_norm};
+pub use linear::{Linear, linear};
+pub use mode::Mode;
+pub use normalize::l2_normalize;
+pub use patch::{PatchConv, merge_patches};
+pub use resize::{bicubic_matrix, bilinear_matrix};
+pub use softmax::softmax_last_dim;
+pub use vars::{Vars, is_trainable};
+pub use window::{WindowGeometry, relative_position_bias, relative_position_index};
+pub use window_attention::window_attention;
+pub use window_attention_block::window_attention_block;

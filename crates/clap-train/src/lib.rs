@@ -1,1 +1,43 @@
-//! clap-train.
+//! Training of CLAP (contrastive language-audio pretraining): losses, optimisers, schedules, the loop.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use clap_train::{TrainConfig, Trainer};
+//!
+//! # fn main() -> Result<(), clap_train::Error> {
+//! let mut config = TrainConfig::load(Path::new("datasets/sounds-mini/recipe.toml"))?;
+//! config.set("optim.lr=5e-4")?;
+//! let done = Trainer::new(config, Path::new("runs/first"))?.run(&mut ())?;
+//! println!("{} steps, R@10 {:?}", done.steps, done.best.get("audio_to_text_R@10"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The recipe is LAION-CLAP's (arXiv 2211.06687; `laion_clap/training`, 1.1.7): one temperature, Adam, linear warm-up and a
+//! cosine to zero. Nothing is printed: a run tells an [`Observer`] what happens and keeps the same events in its
+//! [`RunFolder`]; every checkpoint is a Hugging Face model folder.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
+
+pub mod collate;
+pub mod config;
+mod config_keys;
+mod error;
+pub mod event;
+pub mod loss;
+pub mod optimizer;
+pub mod plot;
+pub mod report;
+mod run_folder;
+mod schedule;
+mod setup;
+pub mod state;
+mod trainer;
+
+pub use config::TrainConfig;
+pub use error::{Error, Result};
+pub use event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
+pub use optimizer::{AdamConfig, Algorithm, Optimizer};
+pub use run_folder::RunFolder;
+pub use schedule::Schedule;
+pub use setup::Setup;
+pub use trainer::{Trainer, train};

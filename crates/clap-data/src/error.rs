@@ -1,0 +1,140 @@
+//! What can go wrong with a data set as a whole; a single bad clip is a [`crate::Skipped`] instead.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible function of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a data set cannot be opened or written. Each message names the file at fault and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is nothing at the path.
+    #[error("{}: no such file or folder", path.display())]
+    NotFound {
+        /// The path as it was given.
+        path: PathBuf,
+    },
+    /// The path exists and is no data set.
+    #[error(
+        "{}: no data set here; expected .tar shards (or one folder of them per split), or a metadata.csv or \
+         metadata.jsonl with a file_name column",
+        path.display()
+    )]
+    Unrecognised {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A split was asked for that the data set does not have.
+    #[error("{}: no split `{split}`; {}", path.display(), available_splits(available))]
+    SplitMissing {
+        /// The data set.
+        path: PathBuf,
+        /// The split asked for.
+        split: String,
+        /// The splits there are; empty when the data set is not split.
+        available: Vec<String>,
+    },
+    /// The metadata file lacks a column.
+    #[error("{}: no column {wanted}; its columns are: {}", path.display(), found.join(", "))]
+    MissingColumn {
+        /// The metadata file.
+        path: PathBuf,
+        /// The column, or the choice of columns, that is needed.
+        wanted: &'static str,
+        /// The columns there are.
+        found: Vec<String>,
+    },
+    /// Two metadata files in one folder.
+    #[error("{}: both metadata.csv and metadata.jsonl; keep one of them", path.display())]
+    TwoMetadataFiles {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A shard pattern that cannot be expanded.
+    #[error("shard pattern `{pattern}`: {reason}")]
+    ShardPattern {
+        /// The pattern as it was given.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A class list that is not one.
+    #[error("{}: {reason}; expected a JSON list of names, or an object {{name: index}}", path.display())]
+    ClassList {
+        /// The `classes.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A caption template that cannot be filled.
+    #[error("caption template `{template}`: {reason}")]
+    Template {
+        /// The template as it was given.
+        template: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something would have been left out, and the caller asked for strictness.
+    #[error("{what}: {reason}")]
+    Strict {
+        /// The clip, row or shard.
+        what: String,
+        /// Why it would have been left out.
+        reason: String,
+    },
+    /// Nothing usable is left.
+    #[error("{}: no usable clip{}", path.display(), first_reason(*skipped, first))]
+    Empty {
+        /// The data set.
+        path: PathBuf,
+        /// How many clips, rows and shards were left out.
+        skipped: usize,
+        /// The first of them and why.
+        first: String,
+    },
+    /// Shards would be written over or among older ones.
+    #[error("{}: holds shards already; remove them or choose another folder", path.display())]
+    OutputExists {
+        /// The output folder.
+        path: PathBuf,
+    },
+    /// A clip's bytes could not be had while packing.
+    #[error("{what}: {reason}")]
+    Pack {
+        /// The clip.
+        what: String,
+        /// Why it cannot be packed.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, cause: io::Error) -> Self {
+        if cause.kind() == io::ErrorKind::NotFound {
+            return Self::NotFound { path: path.to_owned() };
+        }
+        Self::Io { path: path.to_owned(), cause }
+    }
+}
+
+fn available_splits(available: &[String]) -> String {
+    if available.is_empty() {
+        "it is one unsplit set: leave the split out".to_owned()
+    } else {
+        format!("there are: {}", available.join(", "))
+    }
+}
+
+fn first_reason(skipped: usize, first: &str) -> String {
+    if skipped == 0 { String::new() } else { format!(" ({skipped} left out, the first: {first})") }
+}

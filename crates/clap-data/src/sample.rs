@@ -1,0 +1,127 @@
+//! One clip with its words, and a set of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use clap_audio::{Channels, Waveform};
+use serde_json::Value;
+
+use crate::Skipped;
+
+/// One clip: where its sound is, and what is said about it. Decoding happens in [`AudioSource::load`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Unique in its data set: the key in a shard, or the `file_name` of an audiofolder.
+    pub id: String,
+    /// The sound.
+    pub audio: AudioSource,
+    /// At least one; made from the labels by [`crate::caption::sound_of`] when the source has none.
+    pub captions: Vec<String>,
+    /// Class names, possibly none.
+    pub labels: Vec<String>,
+    /// `original_data` of a shard, or the other columns of an audiofolder: licence, origin and the like.
+    pub meta: Value,
+}
+
+/// Where the bytes of a sound file are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum AudioSource {
+    /// A file of its own.
+    File(PathBuf),
+    /// A member of an uncompressed tar file.
+    Member {
+        /// The tar file.
+        shard: PathBuf,
+        /// The member's name in it.
+        name: String,
+        /// Where its first byte is in the tar file.
+        offset: u64,
+        /// Its length in bytes; the reader of the shard has checked that the file is that long.
+        size: u64,
+    },
+}
+
+impl AudioSource {
+    /// The sound as mono at `sample_rate` Hz (channels averaged).
+    ///
+    /// # Errors
+    /// [`clap_audio::Error`] naming the file, or the shard and its member.
+    pub fn load(&self, sample_rate: u32) -> clap_audio::Result<Waveform> {
+        match self {
+            Self::File(path) => clap_audio::load(path, sample_rate, Channels::Mean),
+            Self::Member { .. } => {
+                let bytes = self
+                    .bytes()
+                    .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(self.name()), source })?;
+                clap_audio::load_bytes(&self.name(), bytes, sample_rate, Channels::Mean)
+            }
+        }
+    }
+
+    /// The encoded bytes as they are stored.
+    ///
+    /// # Errors
+    /// Those of the file system; `UnexpectedEof` when a shard has shrunk since it was opened.
+    pub fn bytes(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(path) => fs::read(path),
+            Self::Member { shard, offset, size, .. } => {
+                let mut file = File::open(shard)?;
+                file.seek(SeekFrom::Start(*offset))?;
+                // `take` before allocating: a shard that shrank must not cost `size` bytes of memory.
+                let mut bytes = Vec::new();
+                file.take(*size).read_to_end(&mut bytes)?;
+                if bytes.len() as u64 != *size {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the shard is shorter than when it was opened",
+                    ));
+                }
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// The path of the file, or `shard.tar/member`, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Member { shard, name, .. } => format!("{}/{name}", shard.display()),
+        }
+    }
+}
+
+impl fmt::Display for AudioSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+/// The clips of one split, what was left out of it, and its classes.
+#[derive(Debug, Clone)]
+pub struct DataSet {
+    /// The folder's name.
+    pub name: String,
+    /// The split, or `all` when none was asked for.
+    pub split: String,
+    /// The clips in the order of the source.
+    pub samples: Vec<Sample>,
+    /// Clips, rows and shards that could not be used, and inventories that disagree.
+    pub skipped: Vec<Skipped>,
+    /// The candidates of zero-shot classification: the source's `classes.json`, else the labels of all its splits, sorted.
+    pub classes: Vec<String>,
+}
+
+impl DataSet {
+    /// How many clips carry each label, by name.
+    pub fn label_counts(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for label in self.samples.iter().flat_map(|sample| &sample.labels) {
+            *counts.entry(label.as_str()).or_default() += 1;
+        }
+        counts
+    }
+}

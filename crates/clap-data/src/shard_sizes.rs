@@ -1,0 +1,90 @@
+//! `sizes.json`, the inventory beside shards: how many pairs each of them holds (`{"0.tar": 512, …}`).
+//!
+//! LAION-CLAP counts its epochs by this file and skips a split without one; here it is a check, and may be absent.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::skipped::Report;
+use crate::{Error, Result};
+
+/// The inventories of the folders met so far; `None` for a folder without a readable one.
+#[derive(Default)]
+pub(crate) struct ShardSizes {
+    folders: HashMap<PathBuf, Option<Map<String, Value>>>,
+}
+
+impl ShardSizes {
+    /// Reports a shard that holds more or less than its inventory says.
+    pub(crate) fn check(&mut self, shard: &Path, found: usize, report: &mut Report) -> Result<()> {
+        let folder = shard.parent().unwrap_or(Path::new(""));
+        let path = folder.join("sizes.json");
+        if !self.folders.contains_key(folder) {
+            self.folders.insert(folder.to_owned(), read(&path, report)?);
+        }
+        let Some(Some(sizes)) = self.folders.get(folder) else {
+            return Ok(());
+        };
+        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+        let promised = match sizes.get(name.as_ref()) {
+            Some(promised) if promised.as_u64() == Some(found as u64) => return Ok(()),
+            Some(promised) => promised.to_string(),
+            None => "nothing".to_owned(),
+        };
+        let reason = format!("it promises {promised} for {name}, {found} usable samples are there");
+        report.skip(path.display().to_string(), reason)
+    }
+}
+
+fn read(path: &Path, report: &mut Report) -> Result<Option<Map<String, Value>>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(sizes) => Ok(Some(sizes)),
+        Err(error) => {
+            report.skip(path.display().to_string(), error)?;
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tree::Tree;
+
+    fn check(tree: &Tree, found: &[(&str, usize)]) -> Vec<String> {
+        let (mut sizes, mut report) = (ShardSizes::default(), Report::new(false));
+        for (name, found) in found {
+            sizes.check(&tree.path(name), *found, &mut report).unwrap();
+        }
+        report.skipped.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let tree = Tree::new();
+        tree.write("sizes.json", r#"{"0.tar": 1, "1.tar": 2}"#);
+        let skipped = check(&tree, &[("0.tar", 1), ("1.tar", 1), ("2.tar", 1)]);
+        assert_eq!(skipped.len(), 2, "{skipped:?}");
+        assert!(skipped[0].contains("promises 2 for 1.tar, 1 usable"), "{skipped:?}");
+        assert!(skipped[1].contains("promises nothing for 2.tar"), "{skipped:?}");
+    }
+
+    #[test]
+    fn no_inventory_is_fine_and_a_broken_one_is_reported_once() {
+        let tree = Tree::new();
+        assert_eq!(check(&tree, &[("0.tar", 3)]), [] as [&str; 0]);
+        tree.write("sizes.json", "what");
+        let skipped = check(&tree, &[("0.tar", 3), ("1.tar", 3)]);
+        assert_eq!(skipped.len(), 1, "{skipped:?}");
+        assert!(skipped[0].contains("sizes.json"), "{skipped:?}");
+    }
+}

@@ -1,0 +1,117 @@
+//! Hugging Face's side of the format: the buffers of `transformers.ClapModel` that are no weights, and `config.json` as
+//! `transformers` 4.57.6 writes it.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde_json::{Value, json};
+
+use crate::config::{ClapConfig, FusionType};
+
+/// Endings of keys that files carry and no model here needs: constants and counters of either program.
+const BUFFERS: [&str; 5] =
+    [".position_ids", ".token_type_ids", ".relative_position_index", ".num_batches_tracked", ".attn_mask"];
+
+/// Parts of LAION's network that the embedding does not use: its front end (recomputed here), its tagging head, and the
+/// heads of its second loss.
+const UNUSED: [&str; 6] = [
+    "audio_model.audio_encoder.spectrogram_extractor.",
+    "audio_model.audio_encoder.logmel_extractor.",
+    "audio_model.audio_encoder.tscam_conv.",
+    "audio_model.audio_encoder.head.",
+    "audio_transform.",
+    "text_transform.",
+];
+
+/// True where a key (under Hugging Face's name) may be in a file without being in the model.
+pub(super) fn is_ignorable(key: &str) -> bool {
+    BUFFERS.iter().any(|ending| key.ends_with(ending)) || UNUSED.iter().any(|start| key.starts_with(start))
+}
+
+/// The buffers that `transformers` expects beside the weights.
+pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
+    let mut out = BTreeMap::new();
+    let cpu = Device::Cpu;
+    let positions = config.text_config.max_position_embeddings;
+    let text = "text_model.embeddings";
+    out.insert(format!("{text}.position_ids"), Tensor::arange(0i64, positions as i64, &cpu)?.unsqueeze(0)?);
+    out.insert(format!("{text}.token_type_ids"), Tensor::zeros((1, positions), DType::I64, &cpu)?);
+
+    let audio = &config.audio_config;
+    let encoder = "audio_model.audio_encoder";
+    let counter = || Tensor::zeros((), DType::I64, &cpu);
+    out.insert(format!("{encoder}.batch_norm.num_batches_tracked"), counter()?);
+    let branches: &[(&str, [usize; 2])] = match audio.fusion() {
+        None | Some(FusionType::ChannelMap | FusionType::Daf2d) => &[],
+        Some(FusionType::Aff2d) => &[("local_att", [1, 4]), ("global_att", [2, 5])],
+        Some(FusionType::Iaff2d) => {
+            &[("local_att", [1, 4]), ("global_att", [2, 5]), ("local_att2", [1, 4]), ("global_att2", [2, 5])]
+        }
+    };
+    for (branch, norms) in branches {
+        for norm in norms {
+            let key = format!("{encoder}.patch_embed.fusion_model.{branch}.{norm}.num_batches_tracked");
+            out.insert(key, counter()?);
+        }
+    }
+    for (i, &depth) in audio.depths.iter().enumerate() {
+        let window = audio.stage_window(i);
+        let index: Vec<i64> = clap_nn::relative_position_index(window).into_iter().map(i64::from).collect();
+        for j in 0..depth {
+            let key = format!("{encoder}.layers.{i}.blocks.{j}.attention.self.relative_position_index");
+            out.insert(key, Tensor::from_slice(&index, (window * window, window * window), &cpu)?);
+        }
+    }
+    Ok(out)
+}
+
+/// `config.json` with the keys by which `transformers` recognises the model.
+pub(super) fn config_json(config: &ClapConfig) -> serde_json::Result<Value> {
+    let mut json = serde_json::to_value(config)?;
+    json["architectures"] = json!(["ClapModel"]);
+    json["model_type"] = json!("clap");
+    json["text_config"]["model_type"] = json!("clap_text_model");
+    json["audio_config"]["model_type"] = json!("clap_audio_model");
+    json["audio_config"]["num_hidden_layers"] = json!(config.audio_config.depths.len());
+    for part in ["text_config", "audio_config"] {
+        json[part]["projection_dim"] = json!(config.projection_dim);
+        json[part]["projection_hidden_act"] = json!(config.projection_hidden_act);
+    }
+    Ok(json)
+}
+
+/// `preprocessor_config.json` with the keys by which `transformers` recognises the feature extractor. Whole numbers are
+/// written without a fraction: `transformers` pads by `max_length_s · sampling_rate`, which must then be an integer.
+pub(super) fn preprocessor_json(features: &clap_audio::FeatureConfig) -> serde_json::Result<Value> {
+    let mut json = serde_json::to_value(features)?;
+    if let Some(map) = json.as_object_mut() {
+        for value in map.values_mut() {
+            if let Some(whole) = value.as_f64().filter(|v| value.is_f64() && v.fract() == 0.0 && v.abs() < 1e9) {
+                *value = json!(whole as i64);
+            }
+        }
+    }
+    json["feature_extractor_type"] = json!("ClapFeatureExtractor");
+    json["processor_class"] = json!("ClapProcessor");
+    Ok(json)
+}
+
+/// `tokenizer_config.json` of a RoBERTa tokenizer; the tokens themselves are in `tokenizer.json`.
+pub(super) fn tokenizer_json(config: &ClapConfig) -> Value {
+    let mut json = special_tokens_json();
+    json["tokenizer_class"] = json!("RobertaTokenizer");
+    json["processor_class"] = json!("ClapProcessor");
+    json["model_max_length"] = json!(config.text_config.max_tokens());
+    json["add_prefix_space"] = json!(false);
+    json["trim_offsets"] = json!(true);
+    json["errors"] = json!("replace");
+    json
+}
+
+/// `special_tokens_map.json` of a RoBERTa tokenizer.
+pub(super) fn special_tokens_json() -> Value {
+    json!({
+        "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
+        "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
+    })
+}

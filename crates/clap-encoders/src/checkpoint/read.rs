@@ -1,0 +1,222 @@
+//! Weight files, read one tensor at a time under Hugging Face's names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use candle_core::pickle::PthTensors;
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device, Tensor};
+
+use super::hf;
+use super::laion::{self, HfKeys};
+use crate::error::{Error, Result, plain};
+
+/// Whose key names a file carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `transformers.ClapModel`.
+    HuggingFace,
+    /// `laion_clap`.
+    Laion,
+}
+
+/// An open weight file. Tensors are read when asked for; safetensors files are mapped into memory.
+pub struct Checkpoint {
+    origin: String,
+    reader: Reader,
+    format: Format,
+    /// By Hugging Face's name.
+    entries: BTreeMap<String, Entry>,
+}
+
+enum Reader {
+    Safetensors(MmapedSafetensors),
+    Pickle(PthTensors),
+    Memory(HashMap<String, Tensor>),
+}
+
+/// Where a tensor lies in the file.
+#[derive(Debug)]
+struct Entry {
+    /// Its name there.
+    name: String,
+    /// A third of it, counted from 0.
+    third: Option<usize>,
+    /// Shape after that.
+    shape: Vec<usize>,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Checkpoint({}, {:?}, {} tensors)", self.origin, self.format, self.entries.len())
+    }
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file or a `torch.save` archive, told apart by their first bytes; LAION's keys are recognised.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or is neither.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut head = [0u8; 9];
+        let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let read = file.read(&mut head).map_err(Error::io(path))?;
+        match &head[..read] {
+            [b'P', b'K', 3, 4, ..] => Self::open_pickle(path),
+            [0x80, 2..=5, ..] => Err(Error::checkpoint(
+                path,
+                "this is a torch file of the format before 1.6, which is not read here; load and save it again with a \
+                 current torch, or save it as safetensors",
+            )),
+            // A safetensors file begins with the length of its JSON header.
+            [_, _, _, _, _, _, _, _, b'{'] => Self::open_safetensors(&[path.to_owned()]),
+            _ => Err(Error::checkpoint(
+                path,
+                "this is neither a safetensors file nor a torch archive; is the download complete, or is it a Git LFS \
+                 pointer?",
+            )),
+        }
+    }
+
+    /// Opens the shards of one safetensors model.
+    ///
+    /// # Errors
+    /// Where one cannot be read or there are none.
+    pub fn open_safetensors(paths: &[PathBuf]) -> Result<Self> {
+        let Some(first) = paths.first() else {
+            return Err(Error::input("weights", "no safetensors file was given"));
+        };
+        // SAFETY: the mapping is read only. As with every mapped file, another program that shortens it while it is in use
+        // ends this one; model files are written once and renamed into place.
+        let reader = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
+            Error::checkpoint(
+                first,
+                format!("not a readable safetensors file: {}; is the download complete?", plain(&e)),
+            )
+        })?;
+        let shapes = reader.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
+        Self::new(first.display().to_string(), Reader::Safetensors(reader), shapes)
+    }
+
+    /// Weights that are in memory already, under either program's names.
+    ///
+    /// # Errors
+    /// Where a joined query-key-value tensor has no thirds.
+    pub fn from_tensors(tensors: HashMap<String, Tensor>) -> Result<Self> {
+        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        Self::new("memory".to_owned(), Reader::Memory(tensors), shapes)
+    }
+
+    fn open_pickle(path: &Path) -> Result<Self> {
+        let open = |key| {
+            PthTensors::new(path, key).map_err(|e| {
+                Error::checkpoint(
+                    path,
+                    format!(
+                        "the pickle inside cannot be read: {}. Pickles of protocol 2, torch's default, are; save others \
+                         again with torch's default, or as safetensors",
+                        plain(&e)
+                    ),
+                )
+            })
+        };
+        let mut reader = open(None)?;
+        if reader.tensor_infos().is_empty() {
+            // A training checkpoint: weights beside epoch and optimizer.
+            reader = open(Some("state_dict"))?;
+        }
+        if reader.tensor_infos().is_empty() {
+            return Err(Error::checkpoint(path, "no tensors at its top level nor under `state_dict`"));
+        }
+        let shapes =
+            reader.tensor_infos().iter().map(|(name, info)| (name.clone(), info.layout.dims().to_vec())).collect();
+        Self::new(path.display().to_string(), Reader::Pickle(reader), shapes)
+    }
+
+    fn new(origin: String, reader: Reader, shapes: Vec<(String, Vec<usize>)>) -> Result<Self> {
+        let is_laion = laion::is_laion(shapes.iter().map(|(name, _)| name.as_str()));
+        let format = if is_laion { Format::Laion } else { Format::HuggingFace };
+        let mut entries = BTreeMap::new();
+        for (name, shape) in shapes {
+            match if is_laion { laion::hf_keys(&name) } else { HfKeys::One(name.clone()) } {
+                HfKeys::One(key) => {
+                    entries.insert(key, Entry { name, third: None, shape });
+                }
+                HfKeys::Thirds(keys) => {
+                    let mut shape = shape;
+                    match shape.first_mut() {
+                        Some(rows) if *rows % 3 == 0 => *rows /= 3,
+                        _ => return Err(Error::input(name, "a joined query-key-value tensor that has no thirds")),
+                    }
+                    for (i, key) in keys.into_iter().enumerate() {
+                        entries.insert(key, Entry { name: name.clone(), third: Some(i), shape: shape.clone() });
+                    }
+                }
+            }
+        }
+        Ok(Self { origin, reader, format, entries })
+    }
+
+    /// Whose names the file carries.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The file, or `memory`.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Every key, under Hugging Face's name, with its shape, in order.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries.iter().map(|(key, entry)| (key.as_str(), entry.shape.as_slice()))
+    }
+
+    /// Shape of a tensor by Hugging Face's name.
+    #[must_use]
+    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.entries.get(key).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor by Hugging Face's name, or `None` where the file has no such key.
+    ///
+    /// # Errors
+    /// Where it cannot be read or converted.
+    pub fn tensor(&self, key: &str, dtype: DType, device: &Device) -> candle_core::Result<Option<Tensor>> {
+        let Some(entry) = self.entries.get(key) else { return Ok(None) };
+        let tensor = match &self.reader {
+            Reader::Safetensors(file) => file.load(&entry.name, device)?,
+            Reader::Pickle(file) => match file.get(&entry.name)? {
+                Some(tensor) => tensor.to_device(device)?,
+                None => return Ok(None),
+            },
+            Reader::Memory(tensors) => match tensors.get(&entry.name) {
+                Some(tensor) => tensor.to_device(device)?,
+                None => return Ok(None),
+            },
+        };
+        let tensor = match entry.third {
+            Some(i) => laion::third(&tensor, i)?,
+            None => tensor,
+        };
+        Ok(Some(tensor.to_dtype(dtype)?))
+    }
+
+    /// Every weight under Hugging Face's name, without buffers and parts that the model has no use for: what fills the
+    /// variables of a model that is to be trained on.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn tensors(&self, dtype: DType, device: &Device) -> Result<HashMap<String, Tensor>> {
+        let mut out = HashMap::with_capacity(self.entries.len());
+        for key in self.entries.keys().filter(|key| !hf::is_ignorable(key)) {
+            if let Some(tensor) = self.tensor(key, dtype, device)? {
+                out.insert(key.clone(), tensor);
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,335 @@
+mod torch_archive;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use clap_audio::{FeatureConfig, Truncation};
+use torch_archive::torch_archive;
+
+use super::{Checkpoint, Format, laion, save_folder, save_folder_with};
+use crate::{AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, TextConfig, load_folder};
+
+const CPU: Device = Device::Cpu;
+
+/// A model of odd sizes, its weights, its front end and its tokenizer.
+pub(crate) struct Tiny {
+    pub(crate) config: ClapConfig,
+    pub(crate) features: FeatureConfig,
+    pub(crate) tensors: HashMap<String, Tensor>,
+    pub(crate) tokenizer: ClapTokenizer,
+}
+
+pub(crate) fn tiny(fusion: Option<FusionType>) -> Tiny {
+    let tokenizer =
+        ClapTokenizer::train_bpe(&["a dog barks", "a dog sleeps", "rain on a roof", "rain and a dog"], 280).unwrap();
+    let config = ClapConfig {
+        projection_dim: 10,
+        audio_config: AudioConfig {
+            window_size: 4,
+            num_mel_bins: 16,
+            spec_size: 32,
+            depths: vec![1, 2],
+            num_attention_heads: vec![2, 3],
+            patch_embeds_hidden_size: 6,
+            hidden_size: 12,
+            enable_fusion: fusion.is_some(),
+            fusion_type: fusion,
+            ..AudioConfig::default()
+        },
+        text_config: TextConfig {
+            vocab_size: 280,
+            hidden_size: 12,
+            num_hidden_layers: 1,
+            num_attention_heads: 3,
+            intermediate_size: 14,
+            max_position_embeddings: 30,
+            ..TextConfig::default()
+        },
+        ..ClapConfig::default()
+    };
+    let (vars, vb) = clap_nn::init::seeded_vars(9, &CPU, DType::F32);
+    ClapModel::new(&config, vb).unwrap();
+    // Values of 0.02 would make all embeddings alike.
+    let tensors = vars
+        .to_tensors()
+        .into_iter()
+        .map(|(name, t)| if t.rank() >= 2 { (name, (t * 20.0).unwrap()) } else { (name, t.copy().unwrap()) })
+        .collect();
+    let features = FeatureConfig {
+        feature_size: 16,
+        sampling_rate: 8000,
+        hop_length: 320,
+        fft_window_size: 512,
+        frequency_min: 50.0,
+        frequency_max: 4000.0,
+        max_length_s: 2.0,
+        truncation: if fusion.is_some() { Truncation::Fusion } else { Truncation::RandTrunc },
+        ..FeatureConfig::default()
+    };
+    Tiny { config, features, tensors, tokenizer }
+}
+
+impl Tiny {
+    pub(crate) fn save(&self, folder: &Path) -> crate::Result<()> {
+        save_folder(folder, &self.config, &self.features, &self.tensors, &self.tokenizer)
+    }
+
+    /// What the model makes of a fixed input.
+    fn embed(&self, model: &ClapModel) -> Vec<Vec<f32>> {
+        let audio = &self.config.audio_config;
+        let shape = (2, audio.views(), audio.image_frames() - 3, audio.num_mel_bins);
+        let n = shape.0 * shape.1 * shape.2 * shape.3;
+        let xs: Vec<f32> = (0..n).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        let xs = Tensor::from_vec(xs, shape, &CPU).unwrap();
+        model.get_audio_features(&xs, &[true, false]).unwrap().to_vec2().unwrap()
+    }
+
+    fn build(&self, checkpoint: &Checkpoint) -> crate::Result<ClapModel> {
+        checkpoint.build(DType::F32, &CPU, |vb| ClapModel::new(&self.config, vb))
+    }
+}
+
+fn checkpoint(tensors: &HashMap<String, Tensor>) -> Checkpoint {
+    Checkpoint::from_tensors(tensors.clone()).unwrap()
+}
+
+#[test]
+fn what_is_saved_is_what_is_loaded() {
+    for fusion in [None, Some(FusionType::Aff2d), Some(FusionType::Iaff2d), Some(FusionType::ChannelMap)] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("runs").join("model");
+        let tiny = tiny(fusion);
+        tiny.save(&folder).unwrap();
+        let loaded = load_folder(&folder).unwrap();
+        assert_eq!((&loaded.config, &loaded.features), (&tiny.config, &tiny.features));
+        assert_eq!(loaded.checkpoint.format(), Format::HuggingFace);
+        let again = loaded.checkpoint.tensors(DType::F32, &CPU).unwrap();
+        assert_eq!(again.len(), tiny.tensors.len());
+        for (name, tensor) in &tiny.tensors {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(tensor), flat(&again[name]), "{name}");
+        }
+        let model = loaded.model(DType::F32, &CPU).unwrap();
+        assert_eq!(tiny.embed(&model), tiny.embed(&tiny.build(&checkpoint(&tiny.tensors)).unwrap()));
+        let left: Vec<_> = fs::read_dir(dir.path().join("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["model"], "nothing provisional is left");
+    }
+}
+
+#[test]
+fn laions_names_give_the_same_model() {
+    let tiny = tiny(Some(FusionType::Aff2d));
+    let laion = laion::to_laion(&tiny.tensors).unwrap();
+    let parallel: HashMap<String, Tensor> = laion.into_iter().map(|(k, v)| (format!("module.{k}"), v)).collect();
+    let checkpoint = checkpoint(&parallel);
+    assert_eq!(checkpoint.format(), Format::Laion);
+    let model = tiny.build(&checkpoint).unwrap();
+    assert_eq!(tiny.embed(&model), tiny.embed(&tiny.build(&self::checkpoint(&tiny.tensors)).unwrap()));
+}
+
+#[test]
+fn sizes_are_read_off_the_shapes() {
+    for fusion in
+        [None, Some(FusionType::Aff2d), Some(FusionType::Iaff2d), Some(FusionType::Daf2d), Some(FusionType::ChannelMap)]
+    {
+        let tiny = tiny(fusion);
+        let mut tensors = tiny.tensors.clone();
+        // The second block of the first stage would carry a mask; give the first stage's geometry that way.
+        let mask = Tensor::zeros((4, 16, 16), DType::F32, &CPU).unwrap();
+        tensors.insert("audio_model.audio_encoder.layers.0.blocks.1.attn_mask".to_owned(), mask);
+        let checkpoint = checkpoint(&tensors);
+        let audio = checkpoint.detect_audio_config().unwrap();
+        assert_eq!(audio, AudioConfig { fusion_type: fusion, ..tiny.config.audio_config.clone() });
+        let text = checkpoint.detect_text_config().unwrap();
+        assert_eq!((text.vocab_size, text.num_hidden_layers, text.intermediate_size), (280, 1, 14));
+        assert_eq!(text.max_position_embeddings, 30);
+    }
+}
+
+#[test]
+fn every_disagreement_is_named_at_once() {
+    let tiny = tiny(None);
+    let mut tensors = tiny.tensors.clone();
+    tensors.remove("text_model.pooler.dense.bias");
+    tensors.insert("audio_projection.linear1.weight".to_owned(), Tensor::zeros((7, 12), DType::F32, &CPU).unwrap());
+    tensors.insert("surprise".to_owned(), Tensor::zeros(1, DType::F32, &CPU).unwrap());
+    // Known not to be in the model:
+    tensors.insert("text_model.embeddings.position_ids".to_owned(), Tensor::zeros((1, 30), DType::I64, &CPU).unwrap());
+    tensors.insert("audio_transform.sequential.0.bias".to_owned(), Tensor::zeros(10, DType::F32, &CPU).unwrap());
+    let error = tiny.build(&checkpoint(&tensors)).unwrap_err();
+    let Error::Keys { report, .. } = &error else { panic!("{error}") };
+    assert_eq!(report.missing, ["text_model.pooler.dense.bias"]);
+    assert_eq!(report.unexpected, ["surprise"]);
+    assert_eq!(report.mismatched, [("audio_projection.linear1.weight".to_owned(), vec![10, 12], vec![7, 12])]);
+    let message = error.to_string();
+    assert!(message.contains("the config asks for [10, 12], the file holds [7, 12]"), "{message}");
+}
+
+#[test]
+fn fused_weights_are_unexpected_in_an_unfused_model() {
+    let (fused, plain) = (tiny(Some(FusionType::Aff2d)), tiny(None));
+    let error = plain.build(&checkpoint(&fused.tensors)).unwrap_err();
+    let Error::Keys { report, .. } = &error else { panic!("{error}") };
+    assert!(report.unexpected.iter().any(|key| key.contains("mel_conv2d")), "{error}");
+    let error = fused.build(&checkpoint(&plain.tensors)).unwrap_err();
+    let Error::Keys { report, .. } = &error else { panic!("{error}") };
+    assert!(report.missing.iter().any(|key| key.contains("mel_conv2d")), "{error}");
+}
+
+#[test]
+fn a_folder_holds_what_transformers_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    let tiny = tiny(Some(FusionType::Aff2d));
+    tiny.save(&folder).unwrap();
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+    };
+    let config = json("config.json");
+    assert_eq!((&config["model_type"], &config["architectures"][0]), (&"clap".into(), &"ClapModel".into()));
+    assert_eq!(config["audio_config"]["projection_dim"], 10);
+    let features = json("preprocessor_config.json");
+    assert_eq!(features["feature_extractor_type"], "ClapFeatureExtractor");
+    assert!(features["max_length_s"].is_u64(), "transformers pads by this number of seconds times the rate");
+    assert_eq!(json("tokenizer_config.json")["pad_token"], "<pad>");
+
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    let names = header.tensors();
+    for buffer in [
+        "text_model.embeddings.position_ids",
+        "text_model.embeddings.token_type_ids",
+        "audio_model.audio_encoder.batch_norm.num_batches_tracked",
+        "audio_model.audio_encoder.layers.1.blocks.1.attention.self.relative_position_index",
+        "audio_model.audio_encoder.patch_embed.fusion_model.global_att.5.num_batches_tracked",
+    ] {
+        assert_eq!(names.get(buffer).unwrap().dtype, safetensors::Dtype::I64, "{buffer}");
+    }
+}
+
+#[test]
+fn a_model_is_replaced_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    let tiny = tiny(None);
+    let (config, features, tensors, tokenizer) = (&tiny.config, &tiny.features, &tiny.tensors, &tiny.tokenizer);
+    save_folder_with(&folder, config, features, tensors, tokenizer, |draft| {
+        fs::write(draft.join("trainer.json"), "1").map_err(Error::io(draft))
+    })
+    .unwrap();
+    let failed = save_folder_with(&folder, config, features, tensors, tokenizer, |draft| {
+        fs::write(draft.join("trainer.json"), "2").map_err(Error::io(draft))?;
+        Err(Error::input("the disk", "is full"))
+    });
+    assert!(failed.unwrap_err().to_string().contains("is full"));
+    assert_eq!(fs::read_to_string(folder.join("trainer.json")).unwrap(), "1", "the old folder is as it was");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing provisional is left");
+    tiny.save(&folder).unwrap();
+    assert!(!folder.join("trainer.json").exists(), "the new folder is the new one alone");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_folder_of_other_things_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "").unwrap();
+    let message = tiny(None).save(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("no model folder"), "{message}");
+    assert!(dir.path().join("thesis.tex").exists());
+}
+
+#[test]
+fn a_laion_archive_loads_as_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny(Some(FusionType::Aff2d));
+    let laion = laion::to_laion(&tiny.tensors).unwrap();
+    let mut tensors: Vec<(String, Tensor)> = laion.into_iter().map(|(k, v)| (format!("module.{k}"), v)).collect();
+    tensors.push((
+        "module.text_branch.embeddings.position_ids".to_owned(),
+        Tensor::arange(0i64, 30, &CPU).unwrap().unsqueeze(0).unwrap(),
+    ));
+    let tensors: Vec<(&str, Tensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v.contiguous().unwrap())).collect();
+    let path = dir.path().join("epoch_1.pt");
+    fs::write(&path, torch_archive(&tensors, true)).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.format(), Format::Laion);
+    let model = tiny.build(&checkpoint).unwrap();
+    assert_eq!(tiny.embed(&model), tiny.embed(&tiny.build(&self::checkpoint(&tiny.tensors)).unwrap()));
+}
+
+#[test]
+fn a_hugging_face_archive_loads_as_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = tiny(None);
+    let tensors: Vec<(&str, Tensor)> =
+        tiny.tensors.iter().map(|(k, v)| (k.as_str(), v.contiguous().unwrap())).collect();
+    let path = dir.path().join("pytorch_model.bin");
+    fs::write(&path, torch_archive(&tensors, false)).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.format(), Format::HuggingFace);
+    let model = tiny.build(&checkpoint).unwrap();
+    assert_eq!(tiny.embed(&model), tiny.embed(&tiny.build(&self::checkpoint(&tiny.tensors)).unwrap()));
+}
+
+#[test]
+fn broken_files_say_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let tiny = tiny(None);
+    tiny.save(&dir.path().join("m")).unwrap();
+    let whole = fs::read(dir.path().join("m").join("model.safetensors")).unwrap();
+    let message = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let message = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(message.contains("model.safetensors"), "{message}");
+        message
+    };
+    assert!(message(b"").contains("neither"));
+    assert!(message(b"version https://git-lfs.github.com/spec/v1\n").contains("Git LFS"));
+    assert!(message(&whole[..whole.len() / 2]).contains("download complete"));
+    assert!(message(b"PK\x03\x04not really a zip").contains("pickle"));
+    assert!(message(&[0x80, 2, b'.', 0, 0, 0, 0, 0, 0]).contains("1.6"));
+    let mut absurd = whole.clone();
+    absurd[6] = 0xff;
+    assert!(message(&absurd).contains("safetensors"));
+    let message = Checkpoint::open(&dir.path().join("absent")).unwrap_err().to_string();
+    assert!(message.contains("absent"), "{message}");
+}
+
+#[test]
+fn folders_whose_files_do_not_belong_together_name_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    let tiny = tiny(None);
+    #[track_caller]
+    fn refuses(folder: &Path, file: &str, edit: impl Fn(&mut serde_json::Value), key: &str) {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let mut json = serde_json::from_str(&text).unwrap();
+        edit(&mut json);
+        fs::write(&path, json.to_string()).unwrap();
+        let message = load_folder(folder).unwrap_err().to_string();
+        assert!(message.contains(key), "expected {key} in: {message}");
+        fs::write(&path, text).unwrap();
+    }
+    tiny.save(&folder).unwrap();
+    refuses(&folder, "preprocessor_config.json", |j| j["feature_size"] = 32.into(), "num_mel_bins");
+    refuses(&folder, "preprocessor_config.json", |j| j["max_length_s"] = 3.into(), "max_length_s");
+    refuses(&folder, "preprocessor_config.json", |j| j["truncation"] = "fusion".into(), "enable_fusion");
+    refuses(&folder, "config.json", |j| j["text_config"]["vocab_size"] = 100.into(), "vocab_size");
+    refuses(&folder, "config.json", |j| j["text_config"]["pad_token_id"] = 4.into(), "pad_token_id");
+    refuses(&folder, "config.json", |j| j["audio_config"]["window_size"] = 3.into(), "window_size");
+    for file in ["config.json", "preprocessor_config.json", "model.safetensors", "tokenizer.json"] {
+        fs::rename(folder.join(file), folder.join("aside")).unwrap();
+        let message = load_folder(&folder).unwrap_err().to_string();
+        assert!(message.contains(file) && message.contains("holds"), "{message}");
+        fs::write(folder.join(file), "{").unwrap();
+        let message = load_folder(&folder).unwrap_err().to_string();
+        assert!(message.contains(file), "{message}");
+        fs::rename(folder.join("aside"), folder.join(file)).unwrap();
+    }
+    load_folder(&folder).unwrap();
+}

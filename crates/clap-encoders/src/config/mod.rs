@@ -1,0 +1,207 @@
+//! `config.json` of a CLAP model folder, field by field as `transformers` 4.57.6 writes it
+//! (`models/clap/configuration_clap.py`). A field that the file leaves out takes Hugging Face's default, one that this
+//! model does not use is ignored.
+
+mod audio;
+mod text;
+
+use std::path::Path;
+
+use clap_nn::Activation;
+use serde::{Deserialize, Serialize};
+
+pub use audio::{AudioConfig, FusionType};
+pub use text::TextConfig;
+
+use crate::error::{Error, Result};
+
+/// A whole CLAP model: two towers and the joint space.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClapConfig {
+    /// The text tower.
+    pub text_config: TextConfig,
+    /// The audio tower.
+    pub audio_config: AudioConfig,
+    /// Width of the joint space.
+    pub projection_dim: usize,
+    /// Activation between the two layers of each projection.
+    pub projection_hidden_act: Activation,
+    /// Initial temperature: both logit scales start at its logarithm.
+    pub logit_scale_init_value: f64,
+}
+
+impl Default for ClapConfig {
+    fn default() -> Self {
+        Self {
+            text_config: TextConfig::default(),
+            audio_config: AudioConfig::default(),
+            projection_dim: 512,
+            projection_hidden_act: Activation::Relu,
+            logit_scale_init_value: 1.0 / 0.07,
+        }
+    }
+}
+
+impl ClapConfig {
+    /// Reads and validates `config.json`.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is not such JSON, or describes no model; the message names the key.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let config: Self = serde_json::from_str(&text).map_err(Error::json(path))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks that the configuration describes a model.
+    ///
+    /// # Errors
+    /// Naming the first key at fault.
+    pub fn validate(&self) -> Result<()> {
+        size("projection_dim", self.projection_dim)?;
+        if !(self.logit_scale_init_value.is_finite() && self.logit_scale_init_value > 0.0) {
+            return Err(Error::config(
+                "logit_scale_init_value",
+                format!("{} is no temperature; give a positive number", self.logit_scale_init_value),
+            ));
+        }
+        self.text_config.validate()?;
+        self.audio_config.validate()
+    }
+}
+
+/// No published tower has a width, vocabulary or resolution near this; a larger number is a slip of the pen, and
+/// allocating for it would end the process.
+const LARGEST: usize = 1 << 22;
+
+/// `value` is a usable size.
+fn size(key: &str, value: usize) -> Result<()> {
+    if (1..=LARGEST).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::config(key, format!("{value} is not a size between 1 and {LARGEST}")))
+    }
+}
+
+/// `value` is a probability of dropping something.
+fn rate(key: &str, value: f64) -> Result<()> {
+    if (0.0..1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::config(key, format!("{value} is not a rate from 0 up to, not including, 1")))
+    }
+}
+
+/// `value` is an epsilon of a layer norm.
+fn epsilon(key: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value < 1.0 {
+        Ok(())
+    } else {
+        Err(Error::config(key, format!("{value} is no layer-norm epsilon; 1e-5 and 1e-12 are usual")))
+    }
+}
+
+/// `heads` divide `width`.
+fn heads(key: &str, heads: usize, width: usize) -> Result<()> {
+    if heads > 0 && width.is_multiple_of(heads) {
+        Ok(())
+    } else {
+        Err(Error::config(key, format!("{heads} heads do not divide a width of {width}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `json` is refused with a message that names `key`.
+    #[track_caller]
+    fn refuses(json: &str, key: &str) {
+        let config: ClapConfig = serde_json::from_str(json).unwrap();
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains(&format!("`{key}`")), "expected `{key}` in: {message}");
+    }
+
+    #[track_caller]
+    fn accepts(json: &str) -> ClapConfig {
+        let config: ClapConfig = serde_json::from_str(json).unwrap();
+        config.validate().unwrap();
+        config
+    }
+
+    #[test]
+    fn an_empty_file_is_hugging_faces_default() {
+        let config = accepts("{}");
+        assert_eq!(config, ClapConfig::default());
+        assert_eq!((config.audio_config.hidden_size, config.text_config.max_position_embeddings), (768, 514));
+        assert_eq!(config.text_config.layer_norm_eps, 1e-12);
+    }
+
+    #[test]
+    fn unknown_and_legacy_fields_are_ignored() {
+        let config = accepts(
+            r#"{"model_type":"clap","text_config":{"torch_dtype":"float32"},
+                "audio_config":{"enable_fusion":true,"fusion_type":null,"patch_stride":4,"amodel":"HTSAT"}}"#,
+        );
+        assert_eq!(config.audio_config.fusion(), Some(FusionType::Aff2d));
+        assert_eq!(config.audio_config.patch_stride, [4, 4]);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let mut config = ClapConfig::default();
+        config.audio_config.depths = vec![1, 2, 3, 1];
+        config.audio_config.enable_fusion = true;
+        config.audio_config.fusion_type = Some(FusionType::Iaff2d);
+        let again: ClapConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn odd_sizes_are_a_model() {
+        accepts(
+            r#"{"projection_dim":40,"text_config":{"hidden_size":60,"num_attention_heads":5,"num_hidden_layers":1},
+                "audio_config":{"patch_embeds_hidden_size":12,"hidden_size":96,"depths":[1,2,3,1],
+                "num_attention_heads":[2,2,4,8],"spec_size":64,"num_mel_bins":16,"patch_size":2,"patch_stride":[2,2],
+                "mlp_ratio":1.5,"window_size":4}}"#,
+        );
+        accepts(
+            r#"{"audio_config":{"depths":[2,2,6],"num_attention_heads":[4,8,16],"hidden_size":384,"spec_size":128}}"#,
+        );
+    }
+
+    #[test]
+    fn each_impossible_size_is_named() {
+        refuses(r#"{"projection_dim":0}"#, "projection_dim");
+        refuses(r#"{"text_config":{"num_attention_heads":7}}"#, "text_config.num_attention_heads");
+        refuses(r#"{"text_config":{"hidden_size":99999999999}}"#, "text_config.hidden_size");
+        refuses(r#"{"text_config":{"max_position_embeddings":2}}"#, "text_config.max_position_embeddings");
+        refuses(r#"{"text_config":{"hidden_dropout_prob":1.0}}"#, "text_config.hidden_dropout_prob");
+        refuses(r#"{"text_config":{"layer_norm_eps":0}}"#, "text_config.layer_norm_eps");
+        refuses(r#"{"text_config":{"vocab_size":1}}"#, "text_config.vocab_size");
+        refuses(r#"{"audio_config":{"num_mel_bins":60}}"#, "audio_config.spec_size");
+        refuses(r#"{"audio_config":{"patch_size":7,"patch_stride":7}}"#, "audio_config.spec_size");
+        refuses(r#"{"audio_config":{"patch_size":8}}"#, "audio_config.patch_stride");
+        refuses(r#"{"audio_config":{"depths":[]}}"#, "audio_config.depths");
+        refuses(r#"{"audio_config":{"depths":[2,2,2]}}"#, "audio_config.num_attention_heads");
+        refuses(r#"{"audio_config":{"num_attention_heads":[4,8,16,31]}}"#, "audio_config.num_attention_heads");
+        refuses(r#"{"audio_config":{"hidden_size":512}}"#, "audio_config.hidden_size");
+        refuses(r#"{"audio_config":{"window_size":7}}"#, "audio_config.window_size");
+        refuses(r#"{"audio_config":{"mlp_ratio":0.0}}"#, "audio_config.mlp_ratio");
+        refuses(r#"{"audio_config":{"drop_path_rate":-0.1}}"#, "audio_config.drop_path_rate");
+        refuses(r#"{"audio_config":{"patch_embed_input_channels":2}}"#, "audio_config.patch_embed_input_channels");
+        refuses(r#"{"audio_config":{"enable_fusion":true,"aff_block_r":200}}"#, "audio_config.aff_block_r");
+        refuses(
+            r#"{"audio_config":{"depths":[1,1,1,1,1,1,1,1,1],"num_attention_heads":[1,1,1,1,1,1,1,1,1]}}"#,
+            "audio_config.depths",
+        );
+    }
+
+    #[test]
+    fn an_unknown_fusion_type_is_named() {
+        let e = serde_json::from_str::<ClapConfig>(r#"{"audio_config":{"fusion_type":"sum_3d"}}"#).unwrap_err();
+        assert!(e.to_string().contains("sum_3d") && e.to_string().contains("aff_2d"), "{e}");
+    }
+}

@@ -1,0 +1,106 @@
+//! `text_config`: the RoBERTa tower.
+
+use clap_nn::Activation;
+use serde::{Deserialize, Serialize};
+
+use super::{epsilon, heads, rate, size};
+use crate::error::{Error, Result};
+
+/// Sizes of the text tower (`ClapTextConfig`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Rows of the token embedding; the tokenizer's ids lie below it.
+    pub vocab_size: usize,
+    /// Width of the tower.
+    pub hidden_size: usize,
+    /// Number of transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of each layer.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Activation of the feed-forward layer.
+    pub hidden_act: Activation,
+    /// Dropout after the embeddings and each sub-layer, in training.
+    pub hidden_dropout_prob: f64,
+    /// Dropout of the attention weights, in training.
+    pub attention_probs_dropout_prob: f64,
+    /// Rows of the position embedding. The first real token sits at `pad_token_id + 1`, so a text may have
+    /// `max_position_embeddings - pad_token_id - 1` tokens.
+    pub max_position_embeddings: usize,
+    /// Rows of the segment embedding; only row 0 is used.
+    pub type_vocab_size: usize,
+    /// Epsilon of every layer norm: 1e-12 in Hugging Face's CLAP configs, 1e-5 in real RoBERTa and LAION's files.
+    pub layer_norm_eps: f64,
+    /// Id of the padding token, which also sets where positions start.
+    pub pad_token_id: u32,
+    /// Id of `<s>`.
+    pub bos_token_id: u32,
+    /// Id of `</s>`.
+    pub eos_token_id: u32,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 50_265,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::Gelu,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            max_position_embeddings: 514,
+            type_vocab_size: 1,
+            layer_norm_eps: 1e-12,
+            pad_token_id: 1,
+            bos_token_id: 0,
+            eos_token_id: 2,
+        }
+    }
+}
+
+impl TextConfig {
+    /// The longest text in tokens, special tokens included, that the position table can number.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.max_position_embeddings.saturating_sub(self.pad_token_id as usize + 1)
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        for (key, value) in [
+            ("text_config.hidden_size", self.hidden_size),
+            ("text_config.vocab_size", self.vocab_size),
+            ("text_config.num_hidden_layers", self.num_hidden_layers),
+            ("text_config.intermediate_size", self.intermediate_size),
+            ("text_config.max_position_embeddings", self.max_position_embeddings),
+            ("text_config.type_vocab_size", self.type_vocab_size),
+        ] {
+            size(key, value)?;
+        }
+        heads("text_config.num_attention_heads", self.num_attention_heads, self.hidden_size)?;
+        rate("text_config.hidden_dropout_prob", self.hidden_dropout_prob)?;
+        rate("text_config.attention_probs_dropout_prob", self.attention_probs_dropout_prob)?;
+        epsilon("text_config.layer_norm_eps", self.layer_norm_eps)?;
+        let special = [self.pad_token_id, self.bos_token_id, self.eos_token_id];
+        if special.iter().any(|&id| id as usize >= self.vocab_size) {
+            return Err(Error::config(
+                "text_config.vocab_size",
+                format!("{} does not reach the special token ids {special:?}", self.vocab_size),
+            ));
+        }
+        if self.max_tokens() < 3 {
+            return Err(Error::config(
+                "text_config.max_position_embeddings",
+                format!(
+                    "{} leaves no room for <s>, a token and </s>; positions start at pad_token_id + 1 = {}",
+                    self.max_position_embeddings,
+                    self.pad_token_id + 1
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! A model folder in Hugging Face's layout, opened and checked, its weights not yet read.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use clap_audio::{FeatureConfig, Preset};
+
+use crate::checkpoint::{Checkpoint, Format};
+use crate::config::ClapConfig;
+use crate::error::{Error, Result};
+use crate::model::ClapModel;
+use crate::tokenizer::ClapTokenizer;
+
+/// What a model folder holds.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// `config.json`.
+    pub config: ClapConfig,
+    /// `preprocessor_config.json`.
+    pub features: FeatureConfig,
+    /// The tokenizer's files.
+    pub tokenizer: ClapTokenizer,
+    /// The weight file.
+    pub checkpoint: Checkpoint,
+}
+
+/// Opens a model folder: `config.json`, `preprocessor_config.json`, the weights (`model.safetensors`, its shards,
+/// `pytorch_model.bin`, or a single LAION `.pt`) and the tokenizer (`tokenizer.json`, or `vocab.json` with `merges.txt`).
+///
+/// # Errors
+/// Where a file is missing or broken, or the files do not belong together.
+pub fn load_folder(path: &Path) -> Result<ModelFolder> {
+    if !path.is_dir() {
+        return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::NotFound, "this is no folder")));
+    }
+    let file = |name: &'static str| {
+        let file = path.join(name);
+        if file.is_file() { Ok(file) } else { Err(Error::MissingFile { folder: path.to_owned(), file: name }) }
+    };
+    let config = ClapConfig::from_file(&file("config.json")?)?;
+    let features_path = file("preprocessor_config.json")?;
+    let text = std::fs::read_to_string(&features_path).map_err(Error::io(&features_path))?;
+    let features: FeatureConfig = serde_json::from_str(&text).map_err(Error::json(&features_path))?;
+    features.validate()?;
+    let tokenizer = ClapTokenizer::from_folder(path)?;
+    agree(&config, &features, &tokenizer)?;
+    let checkpoint = open_weights(path)?;
+    Ok(ModelFolder { path: path.to_owned(), config, features, tokenizer, checkpoint })
+}
+
+impl ModelFolder {
+    /// Reads the weights into a model for inference.
+    ///
+    /// # Errors
+    /// Where keys or shapes of the weights are not those of the configuration; each is named.
+    pub fn model(&self, dtype: DType, device: &Device) -> Result<ClapModel> {
+        self.checkpoint.build(dtype, device, |vb| ClapModel::new(&self.config, vb))
+    }
+
+    /// The front end of the program whose names the weights carry.
+    #[must_use]
+    pub fn preset(&self) -> Preset {
+        match self.checkpoint.format() {
+            Format::HuggingFace => Preset::Hf,
+            Format::Laion => Preset::Laion,
+        }
+    }
+}
+
+/// Checks that model, front end and tokenizer are made for each other.
+///
+/// # Errors
+/// Naming the key at fault.
+pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &ClapTokenizer) -> Result<()> {
+    let audio = &config.audio_config;
+    if features.feature_size != audio.num_mel_bins {
+        return Err(Error::config(
+            "audio_config.num_mel_bins",
+            format!(
+                "{}, but preprocessor_config.json makes {} (`feature_size`)",
+                audio.num_mel_bins, features.feature_size
+            ),
+        ));
+    }
+    if features.frames() > audio.image_frames() {
+        return Err(Error::config(
+            "audio_config.spec_size",
+            format!(
+                "an image of side {} takes {} frames, but `max_length_s` {} in preprocessor_config.json makes {}",
+                audio.spec_size,
+                audio.image_frames(),
+                features.max_length_s,
+                features.frames()
+            ),
+        ));
+    }
+    if features.views() != audio.views() {
+        return Err(Error::config(
+            "audio_config.enable_fusion",
+            format!(
+                "{} takes {} view(s) of a clip, but `truncation` in preprocessor_config.json makes {}; fused models go with \
+                 \"fusion\", others with \"rand_trunc\"",
+                audio.enable_fusion,
+                audio.views(),
+                features.views()
+            ),
+        ));
+    }
+    let text = &config.text_config;
+    if tokenizer.vocab_size() > text.vocab_size {
+        return Err(Error::config(
+            "text_config.vocab_size",
+            format!("{} rows, but the tokenizer has {} tokens", text.vocab_size, tokenizer.vocab_size()),
+        ));
+    }
+    if tokenizer.pad_id() != text.pad_token_id {
+        return Err(Error::config(
+            "text_config.pad_token_id",
+            format!("{}, but the tokenizer pads with {}", text.pad_token_id, tokenizer.pad_id()),
+        ));
+    }
+    Ok(())
+}
+
+fn open_weights(folder: &Path) -> Result<Checkpoint> {
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        let path = folder.join(name);
+        if path.is_file() {
+            return Checkpoint::open(&path);
+        }
+    }
+    let index = folder.join("model.safetensors.index.json");
+    if index.is_file() {
+        return Checkpoint::open_safetensors(&shards(folder, &index)?);
+    }
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut archives: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "pt"))
+        .collect();
+    match (archives.pop(), archives.is_empty()) {
+        (Some(path), true) => Checkpoint::open(&path),
+        _ => Err(Error::MissingFile { folder: folder.to_owned(), file: "model.safetensors (or pytorch_model.bin)" }),
+    }
+}
+
+/// The files that an index of a sharded model names.
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+    let index: Index = serde_json::from_str(&text).map_err(Error::json(index))?;
+    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}

@@ -1,0 +1,125 @@
+//! Patch embedding, with the local views of fused models.
+//!
+//! Source: laion-clap 1.1.7 `htsat.py` (`PatchEmbed`); transformers `ClapAudioPatchEmbed`.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use clap_nn::{LayerNorm, Mode, PatchConv};
+
+use super::fusion::Fusion;
+use crate::config::{AudioConfig, FusionType};
+use crate::taps::Taps;
+
+/// Epsilon of the layer norms that no config key reaches.
+pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// Local patches are this many times as wide as global ones: three thirds of a clip share one patch map.
+const LOCAL_WIDTH: usize = 3;
+
+/// Image → tokens.
+#[derive(Debug)]
+pub(super) struct PatchEmbed {
+    proj: PatchConv,
+    local: Option<LocalViews>,
+    norm: Option<LayerNorm>,
+    grid: usize,
+    /// Views that `proj` takes as channels.
+    channels: usize,
+}
+
+/// The path of the three local views.
+#[derive(Debug)]
+struct LocalViews {
+    mel_conv2d: PatchConv,
+    fusion: Fusion,
+}
+
+impl PatchEmbed {
+    pub(super) fn new(config: &AudioConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let (patch, width) = (config.patch_size, config.patch_embeds_hidden_size);
+        let fusion = config.fusion();
+        let channels = if fusion == Some(FusionType::ChannelMap) { config.views() } else { 1 };
+        let local = match fusion {
+            None => None,
+            Some(fusion) => match Fusion::new(fusion, config, vb.pp("fusion_model"))? {
+                None => None,
+                Some(fusion) => Some(LocalViews {
+                    mel_conv2d: PatchConv::new(1, width, (patch, patch * LOCAL_WIDTH), vb.pp("mel_conv2d"))?,
+                    fusion,
+                }),
+            },
+        };
+        let norm = match config.enable_patch_layer_norm {
+            true => Some(LayerNorm::new(width, LAYER_NORM_EPS, vb.pp("norm"))?),
+            false => None,
+        };
+        Ok(Self {
+            proj: PatchConv::new(channels, width, (patch, patch), vb.pp("proj"))?,
+            local,
+            norm,
+            grid: config.grid(),
+            channels,
+        })
+    }
+
+    /// `(B, views, spec, spec)` → `(B, grid², width)`. Local views are joined in for the rows of `is_longer` alone.
+    pub(super) fn forward_t(
+        &self,
+        xs: &Tensor,
+        is_longer: &[bool],
+        mode: &mut Mode,
+        taps: &mut Taps<'_>,
+    ) -> Result<Tensor> {
+        let ys = self.proj.forward(&xs.narrow(1, 0, self.channels)?.contiguous()?)?; // (B, grid, grid, width)
+        taps.see(format_args!("patch_proj"), &ys);
+        let ys = ys.flatten(1, 2)?; // (B, grid², width)
+        let ys = match &self.local {
+            Some(local) => local.join(&ys, xs, is_longer, self.grid, mode)?,
+            None => ys,
+        };
+        match &self.norm {
+            Some(norm) => norm.forward(&ys),
+            None => Ok(ys),
+        }
+    }
+}
+
+impl LocalViews {
+    /// Replaces the rows of `global` `(B, grid², width)` that are longer by their fusion with the local views of `xs`.
+    fn join(&self, global: &Tensor, xs: &Tensor, is_longer: &[bool], grid: usize, mode: &mut Mode) -> Result<Tensor> {
+        let longer: Vec<u32> = (0u32..).zip(is_longer).filter_map(|(i, &longer)| longer.then_some(i)).collect();
+        if longer.is_empty() {
+            return Ok(global.clone());
+        }
+        let b = global.dim(0)?;
+        let all = longer.len() == b;
+        let rows = Tensor::new(longer.as_slice(), xs.device())?;
+        let pick = |xs: &Tensor| if all { Ok(xs.clone()) } else { xs.index_select(&rows, 0) };
+        let local = self.local_map(&pick(xs)?, grid)?;
+        let fused = self.fusion.forward_t(&pick(global)?, &local, mode)?;
+        if all {
+            return Ok(fused);
+        }
+        // Row i of the result is row i of `global`, or its fused row behind them.
+        let mut fused_rows = b as u32..;
+        let source: Vec<u32> = (0u32..)
+            .zip(is_longer)
+            .map(|(i, &longer)| if longer { fused_rows.next().unwrap_or(i) } else { i })
+            .collect();
+        Tensor::cat(&[global, &fused], 0)?.index_select(&Tensor::new(source.as_slice(), xs.device())?, 0)
+    }
+
+    /// Views 1.. of `(L, views, spec, spec)` → `(L, grid², width)`: each view's map beside the other along time, zeros right.
+    fn local_map(&self, xs: &Tensor, grid: usize) -> Result<Tensor> {
+        let (l, views, height, width) = xs.dims4()?;
+        let thirds = views - 1;
+        let xs = xs.narrow(1, 1, thirds)?.reshape((l * thirds, 1, height, width))?;
+        let ys = self.mel_conv2d.forward(&xs)?; // (L·thirds, grid, columns, width)
+        let (_, _, columns, c) = ys.dims4()?;
+        ys.reshape((l, thirds, grid, columns, c))?
+            .transpose(1, 2)? // (L, grid, thirds, columns, width)
+            .reshape((l, grid, thirds * columns, c))?
+            .pad_with_zeros(2, 0, grid - thirds * columns)?
+            .reshape((l, grid * grid, c))
+    }
+}

@@ -1,0 +1,243 @@
+//! Swin Transformer blocks and patch merging.
+//!
+//! Liu et al., "Swin Transformer" (arXiv 2103.14030); source: laion-clap 1.1.7 `htsat.py` (`SwinTransformerBlock`,
+//! `PatchMerging`); transformers `ClapAudioLayer`, `ClapAudioPatchMerging`.
+//!
+//! Stochastic depth drops both residual branches, as LAION's program does (`transformers` drops the attention branch alone).
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use clap_nn::init::TRANSFORMER;
+use clap_nn::{
+    Activation, LayerNorm, Linear, Mode, WindowGeometry, merge_patches, relative_position_bias, residual,
+    window_attention,
+};
+
+use super::patch::LAYER_NORM_EPS;
+use crate::config::AudioConfig;
+use crate::taps::Taps;
+
+/// Blocks of one resolution, then patch merging unless it is the last stage.
+#[derive(Debug)]
+pub(super) struct Stage {
+    blocks: Vec<Block>,
+    downsample: Option<PatchMerging>,
+    index: usize,
+}
+
+impl Stage {
+    pub(super) fn new(config: &AudioConfig, index: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let blocks = (0..config.depths[index])
+            .map(|j| Block::new(config, index, j, vb.pp("blocks").pp(j)))
+            .collect::<Result<Vec<_>>>()?;
+        let last = index + 1 == config.depths.len();
+        let downsample = match last {
+            true => None,
+            false => Some(PatchMerging::new(config, index, vb.pp("downsample"))?),
+        };
+        Ok(Self { blocks, downsample, index })
+    }
+
+    /// `(B, side², C)` → `(B, (side/2)², 2C)`, or the same shape in the last stage.
+    pub(super) fn forward_t(&self, xs: Tensor, mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
+        let i = self.index;
+        let mut xs = xs;
+        for (j, block) in self.blocks.iter().enumerate() {
+            xs = block.forward_t(&xs, mode, (i, j), taps)?;
+            taps.see(format_args!("s{i}b{j}"), &xs);
+        }
+        if let Some(downsample) = &self.downsample {
+            xs = downsample.forward(&xs)?;
+        }
+        taps.see(format_args!("stage{i}"), &xs);
+        Ok(xs)
+    }
+}
+
+/// Pre-norm window attention and feed-forward, each with a residual.
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Qkv,
+    bias: RelativeBias,
+    proj: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    act: Activation,
+    fc2: Linear,
+    geometry: WindowGeometry,
+    drop_path: f32,
+}
+
+impl Block {
+    fn new(config: &AudioConfig, stage: usize, block: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let c = config.stage_width(stage);
+        let hidden = (c as f64 * config.mlp_ratio) as usize;
+        let (side, window) = (config.stage_side(stage), config.stage_window(stage));
+        // A window that covers its stage has nowhere to shift to.
+        let shifted = block % 2 == 1 && side > config.window_size;
+        let heads = config.num_attention_heads[stage];
+        // Stochastic depth rises linearly over all blocks of the tower: linspace(0, rate, blocks).
+        let before: usize = config.depths[..stage].iter().sum();
+        let blocks: usize = config.depths.iter().sum();
+        let drop_path = config.drop_path_rate * (before + block) as f64 / (blocks.max(2) - 1) as f64;
+        let attention = vb.pp("attention");
+        Ok(Self {
+            norm1: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_before"))?,
+            qkv: Qkv::new(c, config.qkv_bias, attention.pp("self"))?,
+            bias: RelativeBias::new(window, heads, attention.pp("self"))?,
+            proj: Linear::new(c, c, attention.pp("output").pp("dense"))?,
+            norm2: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_after"))?,
+            fc1: Linear::new(c, hidden, vb.pp("intermediate").pp("dense"))?,
+            act: config.hidden_act,
+            fc2: Linear::new(hidden, c, vb.pp("output").pp("dense"))?,
+            geometry: WindowGeometry {
+                height: side,
+                width: side,
+                window,
+                shift: if shifted { config.window_size / 2 } else { 0 },
+                heads,
+            },
+            drop_path: drop_path as f32,
+        })
+    }
+
+    fn forward_t(&self, xs: &Tensor, mode: &mut Mode, at: (usize, usize), taps: &mut Taps<'_>) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?; // (B, side², 3C)
+        let ys = window_attention(&qkv, &self.bias.forward()?, &self.geometry)?; // (B, side², C)
+        let ys = self.proj.forward(&ys)?;
+        taps.see(format_args!("s{}b{}.attn", at.0, at.1), &ys);
+        let xs = residual(xs, &ys, self.drop_path, mode)?;
+        let ys = self.fc1.forward(&self.norm2.forward(&xs)?)?; // (B, side², hidden)
+        let ys = self.fc2.forward(&self.act.forward(&ys)?)?;
+        residual(&xs, &ys, self.drop_path, mode)
+    }
+}
+
+/// Query, key and value: three tensors in the file, one matrix product here.
+#[derive(Debug)]
+enum Qkv {
+    /// Joined once; what inference holds.
+    Joined(Linear),
+    /// Variables are joined at each step, so that each of them receives its gradient.
+    Separate {
+        /// `(C, C)` of query, key, value.
+        weights: [Tensor; 3],
+        /// `(C)` of query, key, value.
+        biases: Option<[Tensor; 3]>,
+    },
+}
+
+impl Qkv {
+    fn new(c: usize, bias: bool, vb: VarBuilder<'_>) -> Result<Self> {
+        let get = |name: &str| vb.pp(name).get_with_hints((c, c), "weight", TRANSFORMER);
+        let weights = [get("query")?, get("key")?, get("value")?];
+        let get = |name: &str| vb.pp(name).get_with_hints(c, "bias", Init::Const(0.0));
+        let biases = match bias {
+            true => Some([get("query")?, get("key")?, get("value")?]),
+            false => None,
+        };
+        let trainable = weights.iter().chain(biases.iter().flatten()).any(Tensor::is_variable);
+        let separate = Self::Separate { weights, biases };
+        if trainable { Ok(separate) } else { Ok(Self::Joined(separate.join()?)) }
+    }
+
+    fn join(&self) -> Result<Linear> {
+        match self {
+            Self::Joined(linear) => Ok(linear.clone()),
+            Self::Separate { weights, biases } => {
+                let bias = biases.as_ref().map(|b| Tensor::cat(b, 0)).transpose()?; // (3C)
+                Ok(Linear::from_parts(Tensor::cat(weights, 0)?, bias)) // (3C, C)
+            }
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Joined(linear) => linear.forward(xs),
+            Self::Separate { .. } => self.join()?.forward(xs),
+        }
+    }
+}
+
+/// Relative position bias of a window: a table with one row per offset, spread over pairs of tokens.
+#[derive(Debug)]
+struct RelativeBias {
+    table: Tensor,
+    index: Tensor,
+    /// Spread once, where the table is no variable.
+    spread: Option<Tensor>,
+}
+
+impl RelativeBias {
+    fn new(window: usize, heads: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let offsets = 2 * window - 1;
+        let table = vb.get_with_hints((offsets * offsets, heads), "relative_position_bias_table", TRANSFORMER)?;
+        let index = clap_nn::relative_position_index(window);
+        let index = Tensor::from_vec(index, window.pow(4), table.device())?;
+        let mut bias = Self { table, index, spread: None };
+        if !bias.table.is_variable() {
+            bias.spread = Some(bias.forward()?);
+        }
+        Ok(bias)
+    }
+
+    /// `(heads, window², window²)`.
+    fn forward(&self) -> Result<Tensor> {
+        match &self.spread {
+            Some(spread) => Ok(spread.clone()),
+            None => relative_position_bias(&self.table, &self.index),
+        }
+    }
+}
+
+/// Four neighbouring tokens become one of twice the width.
+#[derive(Debug)]
+struct PatchMerging {
+    norm: LayerNorm,
+    reduction: Linear,
+    side: usize,
+}
+
+impl PatchMerging {
+    fn new(config: &AudioConfig, stage: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let c = config.stage_width(stage);
+        Ok(Self {
+            norm: LayerNorm::new(4 * c, LAYER_NORM_EPS, vb.pp("norm"))?,
+            reduction: Linear::new_no_bias(4 * c, 2 * c, vb.pp("reduction"))?,
+            side: config.stage_side(stage),
+        })
+    }
+
+    /// `(B, side², C)` → `(B, (side/2)², 2C)`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = merge_patches(xs, self.side, self.side)?; // (B, (side/2)², 4C)
+        self.reduction.forward(&self.norm.forward(&xs)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+    use std::collections::HashMap;
+
+    #[test]
+    fn joined_and_separate_projections_agree() {
+        let dev = Device::Cpu;
+        let mut tensors = HashMap::new();
+        for name in ["query", "key", "value"] {
+            tensors.insert(format!("{name}.weight"), Tensor::randn(0f32, 1., (6, 6), &dev).unwrap());
+            tensors.insert(format!("{name}.bias"), Tensor::randn(0f32, 1., 6, &dev).unwrap());
+        }
+        let vars: HashMap<_, _> =
+            tensors.iter().map(|(k, v)| (k.clone(), Var::from_tensor(v).unwrap().into_inner())).collect();
+        let joined = Qkv::new(6, true, VarBuilder::from_tensors(tensors, DType::F32, &dev)).unwrap();
+        let separate = Qkv::new(6, true, VarBuilder::from_tensors(vars, DType::F32, &dev)).unwrap();
+        assert!(matches!(joined, Qkv::Joined(_)) && matches!(separate, Qkv::Separate { .. }));
+        let xs = Tensor::randn(0f32, 1., (2, 5, 6), &dev).unwrap();
+        let (a, b) = (joined.forward(&xs).unwrap(), separate.forward(&xs).unwrap());
+        let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(difference, 0.0);
+    }
+}

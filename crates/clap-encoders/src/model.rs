@@ -1,0 +1,181 @@
+//! The whole model: two towers, two projections, two temperatures.
+//!
+//! Source: transformers 4.57.6 `ClapModel` (weight and method names); laion-clap 1.1.7 `model.py` (`CLAP`).
+
+use candle_core::{D, DType, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use clap_nn::{Mode, l2_normalize};
+
+use crate::config::ClapConfig;
+use crate::error::Result as ClapResult;
+use crate::htsat::HtsAt;
+use crate::projection::Projection;
+use crate::roberta::Roberta;
+use crate::taps::Taps;
+
+/// Below this length an embedding is not scaled up (torch's `F.normalize`).
+const NORMALIZE_EPS: f64 = 1e-12;
+
+/// Contrastive language-audio model.
+#[derive(Debug)]
+pub struct ClapModel {
+    audio_model: HtsAt,
+    audio_projection: Projection,
+    text_model: Roberta,
+    text_projection: Projection,
+    logit_scale_a: Tensor,
+    logit_scale_t: Tensor,
+    dtype: DType,
+}
+
+impl ClapModel {
+    /// `vb` stands at the root; its paths are the keys of a Hugging Face CLAP checkpoint.
+    ///
+    /// # Errors
+    /// Where the configuration describes no model, or a weight is missing or of another shape.
+    pub fn new(config: &ClapConfig, vb: VarBuilder<'_>) -> ClapResult<Self> {
+        config.validate()?;
+        Ok(Self::build(config, vb)?)
+    }
+
+    fn build(config: &ClapConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let projection =
+            |width, name| Projection::new(width, config.projection_dim, config.projection_hidden_act, vb.pp(name));
+        let scale = |name| vb.get_with_hints((), name, Init::Const(config.logit_scale_init_value.ln()));
+        Ok(Self {
+            audio_model: HtsAt::new(&config.audio_config, vb.pp("audio_model").pp("audio_encoder"))?,
+            audio_projection: projection(config.audio_config.hidden_size, "audio_projection")?,
+            text_model: Roberta::new(&config.text_config, vb.pp("text_model"))?,
+            text_projection: projection(config.text_config.hidden_size, "text_projection")?,
+            logit_scale_a: scale("logit_scale_a")?,
+            logit_scale_t: scale("logit_scale_t")?,
+            dtype: vb.dtype(),
+        })
+    }
+
+    /// The audio tower alone.
+    #[must_use]
+    pub fn audio_model(&self) -> &HtsAt {
+        &self.audio_model
+    }
+
+    /// The audio tower's way into the joint space.
+    #[must_use]
+    pub fn audio_projection(&self) -> &Projection {
+        &self.audio_projection
+    }
+
+    /// The text tower alone.
+    #[must_use]
+    pub fn text_model(&self) -> &Roberta {
+        &self.text_model
+    }
+
+    /// The text tower's way into the joint space.
+    #[must_use]
+    pub fn text_projection(&self) -> &Projection {
+        &self.text_projection
+    }
+
+    /// Log-mel views `(B, 1 | 4, frames, mel bins)` → L2-normalised embeddings `(B, projection_dim)`, for inference.
+    ///
+    /// `is_longer` has one flag per clip; models without fusion ignore it, and it may be empty for them.
+    ///
+    /// # Errors
+    /// Where the shape is not the model's.
+    pub fn get_audio_features(&self, input_features: &Tensor, is_longer: &[bool]) -> ClapResult<Tensor> {
+        self.audio_embeds_t(input_features, is_longer, &mut Mode::eval())
+    }
+
+    /// Token ids and mask, each `(B, T)` → L2-normalised embeddings `(B, projection_dim)`, for inference.
+    ///
+    /// # Errors
+    /// Where an id lies outside the vocabulary or a text is too long.
+    pub fn get_text_features(&self, input_ids: &Tensor, attention_mask: &Tensor) -> ClapResult<Tensor> {
+        self.text_embeds_t(input_ids, attention_mask, &mut Mode::eval())
+    }
+
+    /// As [`ClapModel::get_audio_features`], differentiable, in training or evaluation.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn audio_embeds_t(&self, input_features: &Tensor, is_longer: &[bool], mode: &mut Mode) -> ClapResult<Tensor> {
+        self.audio_embeds_with(input_features, is_longer, mode, &mut Taps::none())
+    }
+
+    /// As [`ClapModel::audio_embeds_t`], showing each intermediate of the tower to `taps`, and then `projection`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn audio_embeds_with(
+        &self,
+        input_features: &Tensor,
+        is_longer: &[bool],
+        mode: &mut Mode,
+        taps: &mut Taps<'_>,
+    ) -> ClapResult<Tensor> {
+        let xs = input_features.to_dtype(self.dtype)?;
+        let xs = self.audio_model.forward_with(&xs, is_longer, mode, taps)?;
+        let xs = self.audio_projection.forward(&xs)?;
+        taps.see(format_args!("projection"), &xs);
+        Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
+    }
+
+    /// As [`ClapModel::get_text_features`], differentiable, in training or evaluation.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn text_embeds_t(&self, input_ids: &Tensor, attention_mask: &Tensor, mode: &mut Mode) -> ClapResult<Tensor> {
+        self.text_embeds_with(input_ids, attention_mask, mode, &mut Taps::none())
+    }
+
+    /// As [`ClapModel::text_embeds_t`], showing each intermediate of the tower to `taps`, and then `projection`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn text_embeds_with(
+        &self,
+        input_ids: &Tensor,
+        attention_mask: &Tensor,
+        mode: &mut Mode,
+        taps: &mut Taps<'_>,
+    ) -> ClapResult<Tensor> {
+        let xs = self.text_model.forward_with(input_ids, attention_mask, mode, taps)?;
+        let xs = self.text_projection.forward(&xs)?;
+        taps.see(format_args!("projection"), &xs);
+        Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
+    }
+
+    /// Logarithm of the temperature of the audio-to-text logits, a scalar; the only one that LAION's loss trains.
+    #[must_use]
+    pub fn logit_scale_a(&self) -> &Tensor {
+        &self.logit_scale_a
+    }
+
+    /// Logarithm of the temperature of the text-to-audio logits, a scalar.
+    #[must_use]
+    pub fn logit_scale_t(&self) -> &Tensor {
+        &self.logit_scale_t
+    }
+
+    /// `exp(logit_scale_a) · A · Tᵀ` of normalised embeddings `(A, D)` and `(T, D)` → `(A, T)`.
+    ///
+    /// # Errors
+    /// Where the widths differ.
+    pub fn logits_per_audio(&self, audio_embeds: &Tensor, text_embeds: &Tensor) -> ClapResult<Tensor> {
+        Ok(logits(&self.logit_scale_a, audio_embeds, text_embeds)?)
+    }
+
+    /// `exp(logit_scale_t) · T · Aᵀ` → `(T, A)`, as `transformers` has it; LAION's program scales both directions by
+    /// `logit_scale_a`, which is the transpose of [`ClapModel::logits_per_audio`].
+    ///
+    /// # Errors
+    /// Where the widths differ.
+    pub fn logits_per_text(&self, audio_embeds: &Tensor, text_embeds: &Tensor) -> ClapResult<Tensor> {
+        Ok(logits(&self.logit_scale_t, text_embeds, audio_embeds)?)
+    }
+}
+
+fn logits(scale: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {
+    rows.matmul(&columns.transpose(D::Minus2, D::Minus1)?)?.broadcast_mul(&scale.exp()?)
+}

@@ -1,0 +1,195 @@
+//! Activation functions, under Hugging Face's configuration names.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
+
+/// An activation function; the serde names are those of `hidden_act` in `config.json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · Φ(x)`, exact (error function).
+    #[default]
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`].
+    GeluNew,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x · σ(1.702 x)`, of CLIP.
+    QuickGelu,
+}
+
+impl Activation {
+    /// Applies the function to every element.
+    pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
+        if fusible(&[xs]) { xs.contiguous()?.apply_op1(Fused(self)) } else { activation_composed(xs, self) }
+    }
+}
+
+/// `x · Φ(x)` with the exact normal distribution function.
+pub fn gelu(xs: &Tensor) -> Result<Tensor> {
+    Activation::Gelu.forward(xs)
+}
+
+/// [`Activation::forward`] in candle's operations.
+pub fn activation_composed(xs: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Gelu => xs.gelu_erf(),
+        Activation::GeluNew => xs.gelu(),
+        Activation::Relu => xs.relu(),
+        Activation::QuickGelu => xs * candle_nn::ops::sigmoid(&(xs * 1.702)?)?,
+    }
+}
+
+struct Fused(Activation);
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let xs = slice(storage, layout, self.name())?;
+        let ys = parallel::build(xs.len(), parallel::GRAIN, |start, ys| {
+            ys.copy_from_slice(&xs[start..start + ys.len()]);
+            apply(self.0, ys);
+        });
+        Ok((CpuStorage::F32(ys), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let (inputs, grads) = (Elements::of(xs, self.name()), Elements::of(&grad, self.name()));
+        let (inputs, grads) = (inputs.get()?, grads.get()?);
+        let dxs = parallel::build(inputs.len(), parallel::GRAIN, |start, dxs| {
+            let end = start + dxs.len();
+            dxs.copy_from_slice(&grads[start..end]);
+            scale_by_slope(self.0, dxs, &inputs[start..end]);
+        });
+        gradient(dxs, xs)
+    }
+}
+
+vectorised! {
+    /// `xs ← f(xs)`.
+    pub(crate) fn apply(activation: Activation, xs: &mut [f32]) {
+        match activation {
+            Activation::Gelu => map(xs, |x| x * math::normal(x).0),
+            Activation::GeluNew => map(xs, |x| x * math::sigmoid(tanh_argument(x))),
+            Activation::Relu => map(xs, |x| x.max(0.0)),
+            Activation::QuickGelu => map(xs, |x| x * math::sigmoid(1.702 * x)),
+        }
+    }
+}
+
+vectorised! {
+    /// `grads ← grads · f'(xs)`.
+    fn scale_by_slope(activation: Activation, grads: &mut [f32], xs: &[f32]) {
+        match activation {
+            Activation::Gelu => zip(grads, xs, |x| gelu_and_slope(x).1),
+            Activation::GeluNew => zip(grads, xs, |x| gelu_new_and_slope(x).1),
+            Activation::Relu => zip(grads, xs, |x| relu_and_slope(x).1),
+            Activation::QuickGelu => zip(grads, xs, |x| quick_gelu_and_slope(x).1),
+        }
+    }
+}
+
+vectorised! {
+    /// `ys ← f(xs)` and `xs ← f'(xs)`.
+    pub(crate) fn apply_with_slope(activation: Activation, xs: &mut [f32], ys: &mut [f32]) {
+        match activation {
+            Activation::Gelu => split(xs, ys, gelu_and_slope),
+            Activation::GeluNew => split(xs, ys, gelu_new_and_slope),
+            Activation::Relu => split(xs, ys, relu_and_slope),
+            Activation::QuickGelu => split(xs, ys, quick_gelu_and_slope),
+        }
+    }
+}
+
+#[inline(always)]
+fn gelu_and_slope(x: f32) -> (f32, f32) {
+    let (below, density) = math::normal(x);
+    (x * below, x.mul_add(density, below))
+}
+
+#[inline(always)]
+fn gelu_new_and_slope(x: f32) -> (f32, f32) {
+    let s = math::sigmoid(tanh_argument(x));
+    // d(2u)/dx of the argument below.
+    let slope = 1.595_769_1 * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
+    (x * s, (x * slope * s).mul_add(1.0 - s, s))
+}
+
+#[inline(always)]
+fn relu_and_slope(x: f32) -> (f32, f32) {
+    (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 })
+}
+
+#[inline(always)]
+fn quick_gelu_and_slope(x: f32) -> (f32, f32) {
+    let s = math::sigmoid(1.702 * x);
+    (x * s, (1.702 * x * s).mul_add(1.0 - s, s))
+}
+
+/// 2u with u = √(2/π)·(x + 0.044715 x³): (1 + tanh u)/2 = σ(2u).
+#[inline(always)]
+fn tanh_argument(x: f32) -> f32 {
+    1.595_769_1 * x * (0.044_715 * x).mul_add(x, 1.0)
+}
+
+#[inline(always)]
+fn map(xs: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in xs {
+        *x = f(*x);
+    }
+}
+
+#[inline(always)]
+fn zip(grads: &mut [f32], xs: &[f32], slope: impl Fn(f32) -> f32) {
+    for (grad, &x) in grads.iter_mut().zip(xs) {
+        *grad *= slope(x);
+    }
+}
+
+#[inline(always)]
+fn split(xs: &mut [f32], ys: &mut [f32], f: impl Fn(f32) -> (f32, f32)) {
+    for (x, y) in xs.iter_mut().zip(ys) {
+        (*y, *x) = f(*x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::twin;
+
+    const ALL: [Activation; 4] = [Activation::Gelu, Activation::GeluNew, Activation::Relu, Activation::QuickGelu];
+
+    #[test]
+    fn twins_agree() {
+        for activation in ALL {
+            let composed = |xs: &[Tensor]| activation_composed(&(&xs[0] * 4.0)?, activation);
+            let fused = |xs: &[Tensor]| activation.forward(&(&xs[0] * 4.0)?);
+            twin::check_twins(&[&[3, 7, 1111]], 2e-6, fused, composed);
+        }
+    }
+
+    #[test]
+    fn composed_gradients_follow_finite_differences() {
+        for activation in ALL {
+            twin::check_gradient(&[&[3, 11]], |xs| activation_composed(&xs[0], activation));
+        }
+    }
+
+    #[test]
+    fn a_transposed_input_is_accepted() {
+        twin::check_twins(&[&[5, 3]], 2e-6, |xs| gelu(&xs[0].t()?), |xs| xs[0].t()?.contiguous()?.gelu_erf());
+    }
+
+    #[test]
+    fn names_are_those_of_hugging_face() {
+        let names: Vec<String> = ALL.iter().map(|a| serde_json::to_string(a).unwrap()).collect();
+        assert_eq!(names, ["\"gelu\"", "\"gelu_new\"", "\"relu\"", "\"quick_gelu\""]);
+    }
+}

@@ -1,0 +1,60 @@
+//! Table look-up.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::init::TRANSFORMER;
+
+/// Rows of a table, by index.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// A table of `n` rows of width `d`, under `weight`.
+    pub fn new(n: usize, d: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints((n, d), "weight", TRANSFORMER)? })
+    }
+
+    /// The table (n, d).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The rows of `ids` (…) of any integer type: (…, d). An index outside of the table is an error.
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let (_, d) = self.weight.dims2()?;
+        let mut dims = ids.dims().to_vec();
+        dims.push(d);
+        self.weight.index_select(&ids.flatten_all()?.contiguous()?, 0)?.reshape(dims) // (…, d)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn rows_are_looked_up_and_repeated_rows_add_their_gradients() {
+        let table = Var::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
+        let embedding = Embedding { weight: table.as_tensor().clone() };
+        for dtype in [DType::U32, DType::I64] {
+            let ids = Tensor::new(&[[2u32, 0], [2, 2]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let ys = embedding.forward(&ids).unwrap();
+            assert_eq!(ys.to_vec3::<f32>().unwrap()[1], [[5.0, 6.0], [5.0, 6.0]]);
+            let grads = ys.sum_all().unwrap().backward().unwrap();
+            let grad = grads.get(&table).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(grad, [[1.0, 1.0], [0.0, 0.0], [3.0, 3.0]]);
+        }
+    }
+
+    #[test]
+    fn an_index_outside_is_an_error() {
+        let table = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
+        let ids = Tensor::new(&[3u32], &Device::Cpu).unwrap();
+        assert!(Embedding { weight: table }.forward(&ids).is_err());
+    }
+}

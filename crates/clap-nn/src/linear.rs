@@ -1,0 +1,371 @@
+//! Affine maps: `xs · weightᵀ + bias`.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_nn::{Init, VarBuilder};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::cpu::{
+    Elements, fusible, gradient, math, parallel,
+    product::{Matrix, MatrixMut},
+    slice,
+    vectorise::vectorised,
+};
+use crate::init::TRANSFORMER;
+
+/// An affine map of the last dimension.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `weight` (output, input), normal with deviation 0.02, and `bias` (output), zero.
+    pub fn new(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let bias = vb.get_with_hints(output, "bias", Init::Const(0.0))?;
+        Ok(Self { bias: Some(bias), ..Self::new_no_bias(input, output, vb)? })
+    }
+
+    /// `weight` (output, input) alone.
+    pub fn new_no_bias(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints((output, input), "weight", TRANSFORMER)?, bias: None })
+    }
+
+    /// From existing tensors: `weight` (output, input), `bias` (output).
+    pub fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// The weight (output, input).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias (output).
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// (…, input) → (…, output).
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        linear(xs, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// `xs · weightᵀ + bias`: `xs` (…, input), `weight` (output, input), `bias` (output) → (…, output).
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (output, input) = weight.dims2()?;
+    if xs.dim(D::Minus1)? != input {
+        candle_core::bail!("a linear map of {input} inputs cannot take {:?}", xs.shape());
+    }
+    match bias {
+        Some(bias) if bias.dims() != [output] => {
+            candle_core::bail!("a linear map of {output} outputs cannot have a bias of shape {:?}", bias.shape())
+        }
+        Some(bias) if fusible(&[xs, weight, bias]) => {
+            xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Fused)
+        }
+        None if fusible(&[xs, weight]) => xs.contiguous()?.apply_op2(&weight.contiguous()?, Fused),
+        _ => linear_composed(xs, weight, bias),
+    }
+}
+
+/// [`linear`] in candle's operations.
+pub fn linear_composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (output, input) = weight.dims2()?;
+    let mut dims = xs.dims().to_vec();
+    let ys = xs.contiguous()?.reshape(((), input))?.matmul(&weight.t()?)?; // (rows, output)
+    let ys = match bias {
+        Some(bias) => ys.broadcast_add(bias)?,
+        None => ys,
+    };
+    if let Some(last) = dims.last_mut() {
+        *last = output;
+    }
+    ys.reshape(dims) // (…, output)
+}
+
+/// Weights up to this many elements stay in a core's second-level cache: rows are then cut into tasks that each use the whole
+/// weight, with the bias and the gradients' sums in the same pass. Larger products are cut by `gemm` itself.
+const CACHED_WEIGHT: usize = 64 * 1024;
+
+struct Fused;
+
+const NAME: &str = "linear";
+
+/// Sizes of one product.
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    input: usize,
+    output: usize,
+}
+
+impl Sizes {
+    fn of(xs: &Shape, weight: &Shape) -> Result<Self> {
+        let (output, input) = weight.dims2()?;
+        Ok(Self { rows: xs.elem_count() / input.max(1), input, output })
+    }
+
+    fn is_cached(self) -> bool {
+        self.input * self.output <= CACHED_WEIGHT
+    }
+
+    /// Rows whose inputs and outputs take a quarter of a megabyte.
+    fn rows_per_task(self) -> usize {
+        (64 * 1024 / (self.input + self.output).max(1)).max(64)
+    }
+}
+
+/// A weight (output, input) and its bias, on slices.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine<'a> {
+    pub(crate) weight: Matrix<'a>,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl Affine<'_> {
+    /// Fills the rows of `ys` with the bias.
+    fn start(&self, ys: &mut [f32]) {
+        if let Some(bias) = self.bias {
+            ys.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+        }
+    }
+
+    /// Adds the product to `ys` as [`Affine::start`] left it.
+    fn add(&self, ys: &mut [f32], xs: Matrix<'_>, parallelism: Parallelism) {
+        let ys = MatrixMut::new(ys, xs.rows(), self.weight.rows());
+        match self.bias {
+            Some(_) => ys.add(xs, self.weight.t(), parallelism),
+            None => ys.set(1.0, xs, self.weight.t(), parallelism),
+        }
+    }
+
+    /// `ys ← xs · weightᵀ + bias`, on this thread.
+    pub(crate) fn apply(&self, ys: &mut [f32], xs: Matrix<'_>) {
+        self.start(ys);
+        self.add(ys, xs, Parallelism::None);
+    }
+}
+
+impl Fused {
+    fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+        let Sizes { rows, input, output } = sizes;
+        let layer = Affine { weight: Matrix::new(weight, output, input), bias };
+        if input == 0 || output == 0 || rows == 0 {
+            let mut ys = vec![0.0; rows * output];
+            layer.start(&mut ys);
+            return ys;
+        }
+        if sizes.is_cached() {
+            return parallel::build(rows * output, sizes.rows_per_task() * output, |start, ys| {
+                let count = ys.len() / output;
+                let xs = &xs[start / output * input..][..count * input];
+                layer.start(ys);
+                layer.add(ys, Matrix::new(xs, count, input), Parallelism::None);
+            });
+        }
+        let mut ys = parallel::build(rows * output, parallel::rows_per_task(output) * output, |_, ys| layer.start(ys));
+        layer.add(&mut ys, Matrix::new(xs, rows, input), Parallelism::Rayon(0));
+        ys
+    }
+
+    /// The gradients of the inputs, the weight and the bias. Those of inputs that need none are left out.
+    fn backward(&self, xs: &Tensor, weight: &Tensor, grad: &Tensor, has_bias: bool) -> Result<Gradients> {
+        let sizes = Sizes::of(xs.shape(), weight.shape())?;
+        let Sizes { rows, input, output } = sizes;
+        let grad = grad.contiguous()?;
+        let (x, w, g) = (Elements::of(xs, NAME), Elements::of(weight, NAME), Elements::of(&grad, NAME));
+        let (x, w, g) = (x.get()?, w.get()?, g.get()?);
+        let need_dx = xs.track_op() && input > 0 && rows > 0;
+        let w = Matrix::new(w, output, input);
+        if !sizes.is_cached() {
+            let all = Matrix::new(g, rows, output);
+            let dx = need_dx.then(|| {
+                let mut dx = vec![0.0; rows * input];
+                MatrixMut::new(&mut dx, rows, input).set(1.0, all, w, Parallelism::Rayon(0));
+                dx
+            });
+            let mut dw = vec![0.0; output * input];
+            MatrixMut::new(&mut dw, output, input).set(1.0, all.t(), Matrix::new(x, rows, input), Parallelism::Rayon(0));
+            let db = if has_bias { column_sums(g, output) } else { Vec::new() };
+            return Ok(Gradients { dx, dw, db });
+        }
+        // A task adds up its rows' share of the weight's gradient; the shares are few enough not to cost more than the products.
+        let step = sizes.rows_per_task();
+        let shares = (rows * (input + output) / (4 * input * output).max(1)).clamp(2, 64);
+        let share = rows.div_ceil(shares).next_multiple_of(step).max(step);
+        let work = |start: usize, mut dx: Option<&mut [f32]>| {
+            let mut sums = (vec![0.0; output * input], vec![0.0; if has_bias { output } else { 0 }]);
+            let mut first = start;
+            let last = (start + share).min(rows);
+            while first < last {
+                let count = step.min(last - first);
+                let g = &g[first * output..][..count * output];
+                let rows_g = Matrix::new(g, count, output);
+                if let Some(dx) = &mut dx {
+                    let dx = &mut dx[(first - start) * input..][..count * input];
+                    MatrixMut::new(dx, count, input).set(1.0, rows_g, w, Parallelism::None);
+                }
+                let x = Matrix::new(&x[first * input..][..count * input], count, input);
+                MatrixMut::new(&mut sums.0, output, input).add(rows_g.t(), x, Parallelism::None);
+                if has_bias {
+                    add_columns(&mut sums.1, g);
+                }
+                first += count;
+            }
+            sums
+        };
+        let (dx, sums) = if need_dx {
+            let (dx, sums) = parallel::build_with(rows * input, share * input, |start, dx| work(start / input, Some(dx)));
+            (Some(dx), sums)
+        } else {
+            let starts: Vec<usize> = (0..rows).step_by(share).collect();
+            (None, starts.into_par_iter().map(|start| work(start, None)).collect())
+        };
+        if sums.is_empty() {
+            return Ok(Gradients { dx, dw: vec![0.0; output * input], db: vec![0.0; output] });
+        }
+        let (dw, db): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
+        Ok(Gradients { dx, dw: parallel::sum_in_order(dw), db: parallel::sum_in_order(db) })
+    }
+}
+
+struct Gradients {
+    dx: Option<Vec<f32>>,
+    dw: Vec<f32>,
+    db: Vec<f32>,
+}
+
+fn column_sums(xs: &[f32], width: usize) -> Vec<f32> {
+    let chunk = parallel::rows_per_task(width) * width;
+    let parts: Vec<Vec<f32>> = xs
+        .par_chunks(chunk)
+        .map(|xs| {
+            let mut sums = vec![0.0; width];
+            add_columns(&mut sums, xs);
+            sums
+        })
+        .collect();
+    parallel::sum_in_order(parts)
+}
+
+vectorised! {
+    /// Adds the rows of `xs`, each as long as `sums`.
+    pub(crate) fn add_columns(sums: &mut [f32], xs: &[f32]) {
+        for row in xs.chunks_exact(sums.len()) {
+            math::add_assign(sums, row);
+        }
+    }
+}
+
+fn output_shape(xs: &Layout, weight: &Layout) -> Result<Shape> {
+    let mut dims = xs.shape().dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = weight.shape().dims2()?.0;
+    }
+    Ok(dims.into())
+}
+
+impl CustomOp3 for Fused {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(xs_layout.shape(), weight_layout.shape())?;
+        let bias = slice(bias, bias_layout, NAME)?;
+        let ys = self.forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, Some(bias), sizes);
+        Ok((CpuStorage::F32(ys), output_shape(xs_layout, weight_layout)?))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Gradients { dx, dw, db } = self.backward(xs, weight, grad, true)?;
+        let dx = dx.map(|dx| gradient(dx, xs)).transpose()?.flatten();
+        Ok((dx, gradient(dw, weight)?, gradient(db, bias)?))
+    }
+}
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(xs_layout.shape(), weight_layout.shape())?;
+        let ys = self.forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, None, sizes);
+        Ok((CpuStorage::F32(ys), output_shape(xs_layout, weight_layout)?))
+    }
+
+    fn bwd(&self, xs: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Gradients { dx, dw, .. } = self.backward(xs, weight, grad, false)?;
+        Ok((dx.map(|dx| gradient(dx, xs)).transpose()?.flatten(), gradient(dw, weight)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::twin;
+
+    #[test]
+    fn twins_agree_with_and_without_bias() {
+        // One task, several tasks with an odd rest, a weight beyond the cache, a single row and a single column.
+        for (lead, input, output) in
+            [(&[3usize, 5][..], 7, 11), (&[2, 1501], 33, 17), (&[2, 37], 300, 241), (&[1], 5, 3), (&[4, 9], 6, 1)]
+        {
+            let xs: Vec<usize> = lead.iter().copied().chain([input]).collect();
+            let biased = |xs: &[Tensor]| linear(&xs[0], &xs[1], Some(&xs[2]));
+            let twin_of = |xs: &[Tensor]| linear_composed(&xs[0], &xs[1], Some(&xs[2]));
+            twin::check_twins(&[&xs, &[output, input], &[output]], 5e-6, biased, twin_of);
+            let plain = |xs: &[Tensor]| linear(&xs[0], &xs[1], None);
+            twin::check_twins(&[&xs, &[output, input]], 5e-6, plain, |xs| linear_composed(&xs[0], &xs[1], None));
+        }
+    }
+
+    #[test]
+    fn composed_gradients_follow_finite_differences() {
+        let shapes: [&[usize]; 3] = [&[2, 3, 5], &[4, 5], &[4]];
+        twin::check_gradient(&shapes, |xs| linear_composed(&xs[0], &xs[1], Some(&xs[2])));
+    }
+
+    #[test]
+    fn an_input_without_history_gets_no_gradient_and_the_weight_does() {
+        let xs = twin::random(1, &[700, 6]).to_dtype(candle_core::DType::F32).unwrap();
+        let weight = candle_core::Var::zeros((3, 6), candle_core::DType::F32, xs.device()).unwrap();
+        let grads = linear(&xs, &weight, None).unwrap().sum_all().unwrap().backward().unwrap();
+        let expected = xs.sum(0).unwrap().to_vec1::<f32>().unwrap();
+        let grad = grads.get(&weight).unwrap().to_vec2::<f32>().unwrap();
+        assert!(grad.iter().all(|row| row.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3)));
+        assert!(grads.get(&xs).is_none());
+    }
+
+    #[test]
+    fn misfits_are_errors() {
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        assert!(linear(&zeros(&[2, 3]), &zeros(&[4, 5]), None).is_err());
+        assert!(linear(&zeros(&[2, 5]), &zeros(&[4, 5]), Some(&zeros(&[5]))).is_err());
+    }
+}

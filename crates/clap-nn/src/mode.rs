@@ -1,0 +1,55 @@
+//! Whether a forward pass trains, and where its randomness comes from.
+
+use rand::RngCore;
+use rand_chacha::ChaCha8Rng;
+
+/// Evaluation or training; training carries the generator that dropout and drop path draw from.
+#[derive(Clone, Debug)]
+pub struct Mode {
+    rng: Option<ChaCha8Rng>,
+}
+
+impl Mode {
+    /// Inference: no dropout, running statistics in batch norms, no randomness.
+    pub fn eval() -> Self {
+        Self { rng: None }
+    }
+
+    /// Training: dropout and drop path are active and draw from `rng`; batch norms use and update batch statistics.
+    pub fn train(rng: ChaCha8Rng) -> Self {
+        Self { rng: Some(rng) }
+    }
+
+    /// True in training.
+    pub fn is_train(&self) -> bool {
+        self.rng.is_some()
+    }
+
+    /// The generator of a training pass.
+    pub fn rng(&mut self) -> Option<&mut ChaCha8Rng> {
+        self.rng.as_mut()
+    }
+
+    /// A fresh key for one random mask, or `None` in evaluation or when the rate `p` leaves nothing to draw.
+    pub(crate) fn mask_key(&mut self, p: f32) -> Option<u64> {
+        if p > 0.0 { self.rng.as_mut().map(RngCore::next_u64) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_drawn_in_training_only() {
+        assert_eq!(Mode::eval().mask_key(0.5), None);
+        let mut mode = Mode::train(ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(mode.mask_key(0.0), None);
+        let (a, b) = (mode.mask_key(0.5).unwrap(), mode.mask_key(0.5).unwrap());
+        assert_ne!(a, b);
+        let mut again = Mode::train(ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(again.mask_key(0.5), Some(a));
+    }
+}

@@ -1,0 +1,552 @@
+//! What a run is made of: a TOML file in which every key has a default and no key is unknown.
+//!
+//! The model's towers and the front end use the field names of Hugging Face's `config.json` and
+//! `preprocessor_config.json`; the rest uses open_clip's names where it has one. A key is overridden by
+//! [`TrainConfig::set`] (`optim.lr=1e-4`). Relative paths are read from the working directory.
+
+use std::path::{Path, PathBuf};
+
+use clap_audio::{FeatureConfig, Preset};
+use clap_encoders::{AudioConfig, TextConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::config_keys;
+use crate::error::{Error, Result};
+use crate::optimizer::{AdamConfig, Algorithm};
+
+/// Everything a training run depends on; together with the data it determines the run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of the initial weights, the order of the data, augmentation and dropout.
+    pub seed: u64,
+    /// `cpu`, `cuda[:N]`, `metal` or `auto`.
+    pub device: String,
+    /// The front end's details: `hf` (as `transformers` computes) or `laion` (int16 round trip).
+    pub preset: Preset,
+    /// Where clips and captions come from.
+    pub data: DataConfig,
+    /// The model, new or continued.
+    pub model: ModelConfig,
+    /// The front end, by the names of `preprocessor_config.json`; with `model.init` the folder's own.
+    #[serde(serialize_with = "config_keys::serialize_features")]
+    pub features: Option<FeatureConfig>,
+    /// Changes made to training clips only.
+    pub augment: AugmentConfig,
+    /// The optimiser.
+    pub optim: OptimConfig,
+    /// The learning rate over time and the length of the run.
+    pub schedule: ScheduleConfig,
+    /// Validation and the choice of the best checkpoint.
+    pub eval: EvalConfig,
+    /// What is kept on disk.
+    pub checkpoint: CheckpointConfig,
+}
+
+/// `[data]`: clips, captions, batches.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Training clips: an audiofolder, a folder of shards, a `.tar` or a pattern of them.
+    pub train: PathBuf,
+    /// Split of `train`; without one all of it.
+    pub train_split: Option<String>,
+    /// Validation clips; without a path the run is not evaluated.
+    pub valid: Option<PathBuf>,
+    /// Split of `valid`; without one all of it.
+    pub valid_split: Option<String>,
+    /// `tokenizer.json` (or a folder with one); with `model.init` the folder's own.
+    pub tokenizer: Option<PathBuf>,
+    /// Longest text in tokens, the special ones included; the rest is cut off. Never more than the text tower has
+    /// positions for.
+    pub max_tokens: usize,
+    /// Clips per step. Contrastive learning compares within the batch, so this is a hyper-parameter, not only a size.
+    pub batch_size: usize,
+    /// Captions made of a label; `{label}` is replaced.
+    pub templates: Vec<String>,
+    /// How often a labelled clip is given a template instead of one of its captions.
+    pub template_probability: f64,
+    /// Label balancing: clips are drawn in proportion to `count(label)^-balance`; 0 visits each clip once per epoch,
+    /// 1 makes all labels equally frequent.
+    pub balance: f64,
+    /// Memory for decoded clips, in MiB; 0 decodes each time.
+    pub cache_mb: u64,
+    /// Threads that prepare clips.
+    pub workers: usize,
+    /// Batches prepared ahead.
+    pub prefetch: usize,
+    /// Stop at the first clip that cannot be read instead of skipping it.
+    pub strict: bool,
+}
+
+/// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`) or `init`, a model folder to start from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A Hugging Face CLAP folder whose weights, sizes, front end and tokenizer the run starts from.
+    pub init: Option<PathBuf>,
+    /// Width of the joint space.
+    pub projection_dim: usize,
+    /// Initial factor of the logits, the temperature's inverse; `1 / 0.07` in the paper.
+    pub logit_scale_init_value: f64,
+    /// The audio tower, by the names of HF's `ClapAudioConfig`.
+    pub audio: Option<AudioConfig>,
+    /// The text tower, by the names of HF's `ClapTextConfig`; `vocab_size` comes from the tokenizer.
+    pub text: Option<TextConfig>,
+}
+
+/// `[augment]`: every draw comes from the clip's own generator, so it does not depend on the number of workers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Take a random window of a clip longer than `features.max_length_s` instead of the centre.
+    pub random_crop: bool,
+    /// Range in decibels of a random gain on the waveform.
+    pub gain_db: Option<[f64; 2]>,
+    /// Random stripes of the log-mel set to its mean.
+    pub spec_augment: Option<SpecAugmentConfig>,
+}
+
+/// `[augment.spec_augment]`: stripes of a random width below `*_drop_width`, as torchlibrosa's `SpecAugmentation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpecAugmentConfig {
+    /// Upper bound (exclusive) of a time stripe's width, in frames.
+    pub time_drop_width: usize,
+    /// Number of time stripes.
+    pub time_stripes: usize,
+    /// Upper bound (exclusive) of a frequency stripe's width, in mel bins.
+    pub freq_drop_width: usize,
+    /// Number of frequency stripes.
+    pub freq_stripes: usize,
+}
+
+/// `[optim]`: the optimiser.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimConfig {
+    /// `adam` or `adamw`.
+    pub optimizer: Algorithm,
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// β1 and β2. LAION's scripts run with 0.9 and 0.999; the paper prints 0.99 and 0.9.
+    pub betas: [f64; 2],
+    /// Added to the denominator of the update.
+    pub eps: f64,
+    /// Weight decay of matrices (LAION's groups: none for biases, norms, bias tables and logit scales).
+    pub weight_decay: f64,
+    /// Greatest norm of the gradient; without it there is no clipping.
+    pub grad_clip_norm: Option<f64>,
+}
+
+/// `[schedule]`: linear warm-up and a cosine to zero over the whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Passes over the training clips.
+    pub epochs: u64,
+    /// Wall-clock bound of the whole run, its last evaluation included. The cosine then follows whichever of steps and
+    /// time is further on, so such a run depends on the machine's speed.
+    pub max_minutes: Option<f64>,
+}
+
+/// `[eval]`: validation by retrieval and zero-shot classification.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Epochs between evaluations; 0 evaluates before and after the run only.
+    pub every: u64,
+    /// Clips per forward pass.
+    pub batch_size: usize,
+    /// The prompt of zero-shot classification; `{label}` is replaced.
+    pub template: String,
+    /// The best checkpoint has the greatest mean of these metrics: names of clap-eval's retrieval metrics, and of its
+    /// zero-shot metrics with `zeroshot_` in front (`zeroshot_acc1`).
+    pub select: Vec<String>,
+}
+
+/// `[checkpoint]`: each evaluation writes one; `best` and `latest` always point at theirs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Keep the checkpoint of every evaluation, not only the best and the latest.
+    pub keep_all: bool,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            device: "cpu".to_owned(),
+            preset: Preset::Hf,
+            data: DataConfig::default(),
+            model: ModelConfig::default(),
+            features: None,
+            augment: AugmentConfig::default(),
+            optim: OptimConfig::default(),
+            schedule: ScheduleConfig::default(),
+            eval: EvalConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            train: PathBuf::new(),
+            train_split: None,
+            valid: None,
+            valid_split: None,
+            tokenizer: None,
+            max_tokens: 77,
+            batch_size: 64,
+            templates: vec!["this is a sound of {label}".to_owned()],
+            template_probability: 0.0,
+            balance: 0.0,
+            cache_mb: 1024,
+            workers: 2,
+            prefetch: 4,
+            strict: false,
+        }
+    }
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self { init: None, projection_dim: 512, logit_scale_init_value: 1.0 / 0.07, audio: None, text: None }
+    }
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        Self { random_crop: true, gain_db: None, spec_augment: None }
+    }
+}
+
+impl Default for SpecAugmentConfig {
+    /// torchlibrosa's, for 1,024 frames of 64 bins.
+    fn default() -> Self {
+        Self { time_drop_width: 64, time_stripes: 2, freq_drop_width: 8, freq_stripes: 2 }
+    }
+}
+
+impl Default for OptimConfig {
+    /// The optimiser of LAION's shipped recipes.
+    fn default() -> Self {
+        let adam = AdamConfig::default();
+        Self {
+            optimizer: adam.algorithm,
+            lr: 1e-4,
+            betas: [adam.betas.0, adam.betas.1],
+            eps: adam.eps,
+            weight_decay: adam.weight_decay,
+            grad_clip_norm: adam.grad_clip_norm,
+        }
+    }
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { warmup: 3200, epochs: 45, max_minutes: None }
+    }
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            every: 1,
+            batch_size: 32,
+            template: "this is a sound of {label}".to_owned(),
+            select: vec!["audio_to_text_mAP@10".to_owned(), "text_to_audio_mAP@10".to_owned()],
+        }
+    }
+}
+
+impl From<&OptimConfig> for AdamConfig {
+    fn from(optim: &OptimConfig) -> Self {
+        Self {
+            algorithm: optim.optimizer,
+            betas: (optim.betas[0], optim.betas[1]),
+            eps: optim.eps,
+            weight_decay: optim.weight_decay,
+            grad_clip_norm: optim.grad_clip_norm,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Reads a TOML file; keys it leaves out have their defaults.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is no TOML, has an unknown key (the nearest known one is named) or a value of
+    /// another type. The values are judged by [`Self::validate`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        config_keys::parse(&text, &path.display().to_string())
+    }
+
+    /// As [`Self::load`], from a string; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        config_keys::parse(text, origin)
+    }
+
+    /// Overrides one key: `optim.lr=1e-4`, `model.audio.depths=[2,2,2]`, `data.train=clips`. The value is TOML, or a plain
+    /// string where it is not; an empty value restores the default.
+    ///
+    /// # Errors
+    /// Where there is no `=`, the key is unknown or the value has another type; the configuration is unchanged then.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        *self = config_keys::set(self, assignment)?;
+        Ok(())
+    }
+
+    /// The whole configuration as TOML, defaults included; [`Self::load`] reads it back.
+    ///
+    /// # Errors
+    /// Where a number does not fit TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::config("", format!("cannot be written as TOML: {e}")))
+    }
+
+    /// Checks every value that can be judged without opening the data.
+    ///
+    /// # Errors
+    /// Naming the first key at fault and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_data()?;
+        self.validate_model()?;
+        self.validate_optim()?;
+        let ScheduleConfig { epochs, max_minutes, .. } = self.schedule;
+        ensure(epochs >= 1, "schedule.epochs", || "is 0; a run has at least one epoch".to_owned())?;
+        if let Some(minutes) = max_minutes {
+            ensure(minutes.is_finite() && minutes > 0.0, "schedule.max_minutes", || {
+                format!("is {minutes}; give minutes above 0, or leave it out for no bound")
+            })?;
+        }
+        ensure(self.eval.batch_size >= 1, "eval.batch_size", || "is 0".to_owned())?;
+        ensure(!self.eval.select.is_empty(), "eval.select", || "is empty; name at least one metric".to_owned())?;
+        ensure(self.eval.template.contains("{label}"), "eval.template", || {
+            format!("{:?} has no {{label}}, so every class would get the same prompt", self.eval.template)
+        })
+    }
+
+    fn validate_data(&self) -> Result<()> {
+        let data = &self.data;
+        ensure(!data.train.as_os_str().is_empty(), "data.train", || {
+            "is not set; give a folder, a .tar or a pattern of shards".to_owned()
+        })?;
+        ensure(data.batch_size >= 2, "data.batch_size", || {
+            format!("is {}; a contrastive step compares at least 2 clips", data.batch_size)
+        })?;
+        ensure(data.workers >= 1, "data.workers", || "is 0; at least one thread prepares clips".to_owned())?;
+        ensure(data.prefetch >= 1, "data.prefetch", || "is 0; at least one batch is prepared ahead".to_owned())?;
+        ensure(data.max_tokens >= 3, "data.max_tokens", || {
+            format!("is {}; two special tokens and a word need 3", data.max_tokens)
+        })?;
+        let p = data.template_probability;
+        ensure((0.0..=1.0).contains(&p), "data.template_probability", || {
+            format!("is {p}; a probability lies between 0 and 1")
+        })?;
+        ensure(p == 0.0 || !data.templates.is_empty(), "data.templates", || {
+            "is empty while data.template_probability is above 0".to_owned()
+        })?;
+        for template in &data.templates {
+            ensure(template.contains("{label}"), "data.templates", || format!("{template:?} has no {{label}}"))?;
+        }
+        ensure((0.0..=1.0).contains(&data.balance), "data.balance", || {
+            format!("is {}; it lies between 0 (none) and 1 (all labels equally often)", data.balance)
+        })?;
+        if let Some([low, high]) = self.augment.gain_db {
+            ensure(low.is_finite() && high.is_finite() && low <= high, "augment.gain_db", || {
+                format!("is [{low}, {high}]; give two finite numbers, the smaller first")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_model(&self) -> Result<()> {
+        let model = &self.model;
+        if model.init.is_some() {
+            for (key, given) in [
+                ("model.audio", model.audio.is_some()),
+                ("model.text", model.text.is_some()),
+                ("features", self.features.is_some()),
+                ("data.tokenizer", self.data.tokenizer.is_some()),
+            ] {
+                ensure(!given, key, || "comes from the folder model.init; leave one of the two out".to_owned())?;
+            }
+            return Ok(());
+        }
+        ensure(self.data.tokenizer.is_some(), "data.tokenizer", || {
+            "is not set; give a tokenizer.json, or a model folder as model.init".to_owned()
+        })?;
+        Ok(())
+    }
+
+    fn validate_optim(&self) -> Result<()> {
+        let optim = &self.optim;
+        ensure(optim.lr.is_finite() && optim.lr > 0.0, "optim.lr", || {
+            format!("is {}; give a finite number above 0", optim.lr)
+        })?;
+        ensure(optim.betas.iter().all(|b| (0.0..1.0).contains(b)), "optim.betas", || {
+            format!("are {:?}; both lie in [0, 1)", optim.betas)
+        })?;
+        ensure(optim.eps.is_finite() && optim.eps > 0.0, "optim.eps", || format!("is {}", optim.eps))?;
+        ensure(optim.weight_decay.is_finite() && optim.weight_decay >= 0.0, "optim.weight_decay", || {
+            format!("is {}; give 0 or more", optim.weight_decay)
+        })?;
+        if let Some(norm) = optim.grad_clip_norm {
+            ensure(norm.is_finite() && norm > 0.0, "optim.grad_clip_norm", || {
+                format!("is {norm}; give a number above 0, or leave it out for no clipping")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, key: &str, reason: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::config(key, reason())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = r#"
+        seed = 7
+        [data]
+        train = "clips"
+        tokenizer = "tokenizer.json"
+        batch_size = 16
+        [model]
+        projection_dim = 128
+        [model.audio]
+        depths = [2, 2, 2]
+        num_attention_heads = [2, 4, 8]
+        [augment]
+        gain_db = [-8, 4]
+        spec_augment = { time_drop_width = 24 }
+        [optim]
+        lr = 1e-3
+    "#;
+
+    fn recipe() -> TrainConfig {
+        TrainConfig::parse(RECIPE, "recipe.toml").unwrap()
+    }
+
+    /// The error of a changed recipe, as the user reads it.
+    fn refused(assignments: &[&str]) -> String {
+        let mut config = recipe();
+        for assignment in assignments {
+            if let Err(e) = config.set(assignment) {
+                return e.to_string();
+            }
+        }
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn partial_tables_keep_the_other_defaults() {
+        let config = recipe();
+        config.validate().unwrap();
+        assert_eq!((config.seed, config.data.batch_size, config.optim.lr), (7, 16, 1e-3));
+        assert_eq!(config.optim.betas, [0.9, 0.999]);
+        assert_eq!(config.model.audio.as_ref().unwrap().depths, [2, 2, 2]);
+        let stripes = config.augment.spec_augment.unwrap();
+        assert_eq!((stripes.time_drop_width, stripes.freq_drop_width), (24, 8));
+        assert_eq!(config.augment.gain_db, Some([-8.0, 4.0]));
+    }
+
+    #[test]
+    fn the_resolved_configuration_reads_back() {
+        let mut config = recipe();
+        config.features = Some(FeatureConfig::default());
+        let text = config.to_toml().unwrap();
+        let again = TrainConfig::parse(&text, "config.toml").unwrap();
+        assert_eq!(again.to_toml().unwrap(), text);
+    }
+
+    #[test]
+    fn overrides_reach_every_kind_of_value() {
+        let mut config = recipe();
+        for assignment in [
+            "seed=3",
+            "optim.lr = 2e-4",
+            "optim.lr=1",
+            "optim.optimizer=adamw",
+            "data.train=some/other clips",
+            "model.audio.depths=[2, 6]",
+            "model.text.hidden_size=96",
+            "features.max_length_s=2",
+            "optim.grad_clip_norm=1.0",
+            "data.templates=[\"{label}\"]",
+        ] {
+            config.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
+        }
+        assert_eq!((config.seed, config.optim.lr, config.optim.optimizer), (3, 1.0, Algorithm::AdamW));
+        assert_eq!(config.data.train, Path::new("some/other clips"));
+        assert_eq!(config.model.audio.as_ref().unwrap().depths, [2, 6]);
+        assert_eq!(config.optim.grad_clip_norm, Some(1.0));
+        config.set("optim.grad_clip_norm=").unwrap();
+        assert_eq!(config.optim.grad_clip_norm, None);
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        for (text, key, nearest) in [
+            ("[optim]\nlrr = 1", "optim.lrr", "optim.lr"),
+            ("[model.audio]\ndepth = [2]", "model.audio.depth", "model.audio.depths"),
+            ("[features]\nhop = 480", "features.hop", "features.hop_length"),
+            ("sed = 1", "sed", "seed"),
+            ("[schedul]\nepochs = 1", "schedul", "schedule"),
+        ] {
+            let message = TrainConfig::parse(text, "a.toml").unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}`")) && message.contains(&format!("`{nearest}`")), "{message}");
+            assert!(message.contains("a.toml"), "{message}");
+        }
+        let message = recipe().set("optim.learning=1").unwrap_err().to_string();
+        assert!(message.contains("`optim.learning`") && message.contains("optim."), "{message}");
+    }
+
+    #[test]
+    fn values_of_another_type_name_the_key() {
+        let message = TrainConfig::parse("[optim]\nlr = \"fast\"", "a.toml").unwrap_err().to_string();
+        assert!(message.contains("a.toml") && message.contains("lr"), "{message}");
+        let mut config = recipe();
+        let message = config.set("data.batch_size=many").unwrap_err().to_string();
+        assert!(message.contains("data.batch_size"), "{message}");
+        assert_eq!(config.data.batch_size, 16);
+        assert!(config.set("optim.lr").unwrap_err().to_string().contains("KEY=VALUE"));
+        assert!(TrainConfig::parse("[optim\n", "a.toml").unwrap_err().to_string().contains("a.toml"));
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (assignments, key) in [
+            (&["data.batch_size=0"][..], "data.batch_size"),
+            (&["optim.lr=inf"], "optim.lr"),
+            (&["optim.lr=nan"], "optim.lr"),
+            (&["optim.lr=-1.0"], "optim.lr"),
+            (&["optim.betas=[0.9, 1.0]"], "optim.betas"),
+            (&["schedule.epochs=0"], "schedule.epochs"),
+            (&["schedule.max_minutes=0"], "schedule.max_minutes"),
+            (&["data.template_probability=1.5"], "data.template_probability"),
+            (&["data.template_probability=0.5", "data.templates=[]"], "data.templates"),
+            (&["eval.template=a sound"], "eval.template"),
+            (&["data.tokenizer="], "data.tokenizer"),
+            (&["data.train="], "data.train"),
+            (&["augment.gain_db=[4, -8]"], "augment.gain_db"),
+            (&["model.init=folder"], "model.audio"),
+            (&["optim.grad_clip_norm=0"], "optim.grad_clip_norm"),
+        ] {
+            let message = refused(assignments);
+            assert!(message.contains(key), "{assignments:?}: {message}");
+        }
+    }
+}

@@ -1,0 +1,569 @@
+//! Adam and AdamW over named variables, with PyTorch's arithmetic and LAION's parameter groups.
+//!
+//! Adam: Kingma and Ba, arXiv 1412.6980; AdamW: Loshchilov and Hutter, arXiv 1711.05101; the order of operations is
+//! `torch.optim.adam._single_tensor_adam` (PyTorch 2), epsilon outside the square root and after the bias correction:
+//!
+//! ```text
+//! Adam:  g ← g + wd · p          AdamW: p ← p · (1 − lr · wd)
+//! m ← m + (1 − β1) · (g − m)     v ← β2 · v + (1 − β2) · g²
+//! p ← p − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + ε)
+//! ```
+//!
+//! candle's own AdamW hides its state, has one group and makes a dozen passes; here a variable on the CPU in `f32` is
+//! updated in one multi-threaded pass over `p, g, m, v`, each element by itself, so the result does not depend on the
+//! number of threads. Other devices and types run the composed twin; a test holds the two together.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor, Var, bail};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Range that LAION clamps its logit scales to after each step: `[0, ln 100]`, a temperature of 1 to 100.
+pub const LOGIT_SCALE_RANGE: (f64, f64) = (0.0, 4.605_170_185_988_092);
+
+/// Elements that one task updates or sums: about 64 KiB of each of the four arrays.
+const CHUNK: usize = 16 * 1024;
+
+/// Which decay the optimiser applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Weight decay is added to the gradient (an L2 penalty).
+    #[default]
+    Adam,
+    /// Weight decay shrinks the weight itself.
+    AdamW,
+}
+
+/// What an [`Optimizer`] needs beside the learning rate, which the schedule gives to each step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamConfig {
+    /// Adam or AdamW.
+    pub algorithm: Algorithm,
+    /// Decay of the running mean and of the running square of the gradient.
+    pub betas: (f64, f64),
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decay of the parameters that [`decays`] names; the others have none.
+    pub weight_decay: f64,
+    /// Greatest norm of the whole gradient; a longer one is scaled down to it.
+    pub grad_clip_norm: Option<f64>,
+}
+
+impl Default for AdamConfig {
+    /// PyTorch's defaults without decay, as every shipped LAION recipe runs.
+    fn default() -> Self {
+        Self { algorithm: Algorithm::Adam, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, grad_clip_norm: None }
+    }
+}
+
+/// LAION's rule (`training/main.py::exclude`): weight decay for matrices only, and for none whose name holds `bn`, `ln`,
+/// `bias` or `logit_scale`. The relative position bias tables are therefore not decayed.
+#[must_use]
+pub fn decays(name: &str, rank: usize) -> bool {
+    rank >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
+}
+
+/// Adam or AdamW with its moments, by parameter name.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: AdamConfig,
+    slots: Vec<Slot>,
+}
+
+/// One parameter and what the optimiser remembers of it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    weight_decay: f64,
+    /// Updates so far; as in PyTorch each parameter counts its own, for one without gradient is not updated.
+    step: u64,
+    moments: Moments,
+}
+
+#[derive(Debug)]
+enum Moments {
+    /// CPU and `f32`: the fused pass.
+    Host { mean: Vec<f32>, square: Vec<f32> },
+    /// Anywhere else: `f32` tensors on the parameter's device.
+    Device { mean: Tensor, square: Tensor },
+}
+
+impl Optimizer {
+    /// An optimiser with zero moments over `parameters`, in the order given.
+    ///
+    /// # Errors
+    /// Where a device cannot hold the moments.
+    pub fn new(parameters: impl IntoIterator<Item = (String, Var)>, config: AdamConfig) -> Result<Self> {
+        let slot = |(name, var): (String, Var)| {
+            let fused = var.device().is_cpu() && var.dtype() == DType::F32 && var.is_contiguous();
+            Slot::new(name, var, fused, &config)
+        };
+        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
+        Ok(Self { config, slots })
+    }
+
+    /// The same update composed of tensor operations everywhere: the twin that tests compare with.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn composed(parameters: impl IntoIterator<Item = (String, Var)>, config: AdamConfig) -> Result<Self> {
+        let slot = |(name, var)| Slot::new(name, var, false, &config);
+        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
+        Ok(Self { config, slots })
+    }
+
+    /// Number of trained elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.slots.iter().map(|slot| slot.var.elem_count()).sum()
+    }
+
+    /// Names of the parameters that `grads` has nothing for: they would stay as they are.
+    #[must_use]
+    pub fn without_gradient(&self, grads: &GradStore) -> Vec<&str> {
+        self.slots.iter().filter(|s| grads.get(&s.var).is_none()).map(|s| s.name.as_str()).collect()
+    }
+
+    /// Updates every parameter that has a gradient and returns the norm of the whole gradient before clipping.
+    ///
+    /// A gradient that is not finite changes nothing: its norm is returned for the caller to judge.
+    ///
+    /// # Errors
+    /// Where a gradient's shape differs from its parameter's or the device fails.
+    pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
+        let mut active = Vec::with_capacity(self.slots.len());
+        for slot in &mut self.slots {
+            if let Some(grad) = grads.get(&slot.var) {
+                if grad.shape() != slot.var.shape() {
+                    bail!("{}: the gradient is {:?}, the parameter {:?}", slot.name, grad.shape(), slot.var.shape());
+                }
+                active.push((slot, grad.contiguous()?));
+            }
+        }
+        let mut squares = 0.0;
+        for (_, grad) in &active {
+            squares += sum_of_squares(grad)?;
+        }
+        let norm = f64::sqrt(squares);
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        // torch.nn.utils.clip_grad_norm_, its 1e-6 included.
+        let scale = self.config.grad_clip_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        for (slot, grad) in active {
+            slot.update(&grad, lr, scale, &self.config)?;
+        }
+        Ok(norm)
+    }
+
+    /// Clamps every `logit_scale*` parameter to [`LOGIT_SCALE_RANGE`], as LAION does after each step.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn clamp_logit_scales(&self) -> Result<()> {
+        for slot in &self.slots {
+            if slot.name.rsplit('.').next().is_some_and(|last| last.starts_with("logit_scale")) {
+                let clamped = slot.var.as_detached_tensor().clamp(LOGIT_SCALE_RANGE.0, LOGIT_SCALE_RANGE.1)?;
+                slot.var.set(&clamped)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The moments and step counts by PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` (`f32`, the parameter's shape)
+    /// and `step.NAME` (`i64` scalar), on the CPU.
+    ///
+    /// # Errors
+    /// Where a device cannot be read.
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let mut state = HashMap::with_capacity(3 * self.slots.len());
+        for slot in &self.slots {
+            let (mean, square) = match &slot.moments {
+                Moments::Host { mean, square } => (
+                    Tensor::from_slice(mean, slot.var.shape(), &Device::Cpu)?,
+                    Tensor::from_slice(square, slot.var.shape(), &Device::Cpu)?,
+                ),
+                Moments::Device { mean, square } => (mean.to_device(&Device::Cpu)?, square.to_device(&Device::Cpu)?),
+            };
+            state.insert(format!("exp_avg.{}", slot.name), mean);
+            state.insert(format!("exp_avg_sq.{}", slot.name), square);
+            state.insert(format!("step.{}", slot.name), Tensor::new(slot.step as i64, &Device::Cpu)?);
+        }
+        Ok(state)
+    }
+
+    /// Takes the moments and step counts of [`Self::state`]; names of other parameters are left alone.
+    ///
+    /// # Errors
+    /// Where a parameter's moments are missing or of another shape; nothing is changed then.
+    pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let mut loaded = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let find = |kind: &str| match state.get(&format!("{kind}.{}", slot.name)) {
+                Some(tensor) => Ok(tensor),
+                None => bail!("the optimiser state has no {kind}.{}", slot.name),
+            };
+            let moment = |kind: &str| {
+                let tensor = find(kind)?;
+                if tensor.shape() != slot.var.shape() {
+                    bail!("{kind}.{} is {:?}, the parameter {:?}", slot.name, tensor.shape(), slot.var.shape());
+                }
+                tensor.to_dtype(DType::F32)
+            };
+            let (mean, square) = (moment("exp_avg")?, moment("exp_avg_sq")?);
+            let moments = match &slot.moments {
+                Moments::Host { .. } => {
+                    Moments::Host { mean: mean.flatten_all()?.to_vec1()?, square: square.flatten_all()?.to_vec1()? }
+                }
+                Moments::Device { .. } => Moments::Device {
+                    mean: mean.to_device(slot.var.device())?,
+                    square: square.to_device(slot.var.device())?,
+                },
+            };
+            loaded.push((moments, find("step")?.to_scalar::<i64>()?));
+        }
+        for (slot, (moments, step)) in self.slots.iter_mut().zip(loaded) {
+            slot.moments = moments;
+            slot.step = step.unsigned_abs();
+        }
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn new(name: String, var: Var, fused: bool, config: &AdamConfig) -> Result<Self> {
+        let moments = if fused {
+            let zeros = vec![0.0; var.elem_count()];
+            Moments::Host { mean: zeros.clone(), square: zeros }
+        } else {
+            let zeros = Tensor::zeros(var.shape(), DType::F32, var.device())?;
+            Moments::Device { mean: zeros.clone(), square: zeros }
+        };
+        let weight_decay = if decays(&name, var.rank()) { config.weight_decay } else { 0.0 };
+        Ok(Self { name, var, weight_decay, step: 0, moments })
+    }
+
+    fn update(&mut self, grad: &Tensor, lr: f64, grad_scale: f64, config: &AdamConfig) -> Result<()> {
+        self.step += 1;
+        let t = self.step as f64;
+        let (beta1, beta2) = config.betas;
+        let (l2, shrink) = match config.algorithm {
+            Algorithm::Adam => (self.weight_decay, 1.0),
+            Algorithm::AdamW => (0.0, 1.0 - lr * self.weight_decay),
+        };
+        let c = Coefficients {
+            grad_scale,
+            l2,
+            shrink,
+            beta2,
+            one_minus_beta1: 1.0 - beta1,
+            one_minus_beta2: 1.0 - beta2,
+            step_size: lr / (1.0 - beta1.powf(t)),
+            bias_correction2_sqrt: (1.0 - beta2.powf(t)).sqrt(),
+            eps: config.eps,
+        };
+        match &mut self.moments {
+            Moments::Host { mean, square } => {
+                let pass = FusedPass { moments: RefCell::new((mean, square)), c };
+                self.var.inplace_op2(grad, &pass)
+            }
+            Moments::Device { mean, square } => update_composed(&self.var, grad, mean, square, &c),
+        }
+    }
+}
+
+/// The numbers of one update, in `f64` as PyTorch computes them; the arrays are `f32`.
+#[derive(Clone, Copy)]
+struct Coefficients {
+    grad_scale: f64,
+    l2: f64,
+    shrink: f64,
+    beta2: f64,
+    one_minus_beta1: f64,
+    one_minus_beta2: f64,
+    step_size: f64,
+    bias_correction2_sqrt: f64,
+    eps: f64,
+}
+
+/// The update of one parameter from tensor operations, on any device and in any floating type.
+fn update_composed(var: &Var, grad: &Tensor, mean: &mut Tensor, square: &mut Tensor, c: &Coefficients) -> Result<()> {
+    let p = var.as_detached_tensor().to_dtype(DType::F32)?;
+    let mut g = (grad.detach().to_dtype(DType::F32)? * c.grad_scale)?;
+    if c.l2 != 0.0 {
+        g = (g + (&p * c.l2)?)?;
+    }
+    *mean = (&*mean + ((&g - &*mean)? * c.one_minus_beta1)?)?;
+    *square = ((&*square * c.beta2)? + (g.sqr()? * c.one_minus_beta2)?)?;
+    let denominator = ((square.sqrt()? / c.bias_correction2_sqrt)? + c.eps)?;
+    let p = ((p * c.shrink)? - ((&*mean * c.step_size)? / denominator)?)?;
+    var.set(&p.to_dtype(var.dtype())?)
+}
+
+/// The same in one pass over the four arrays.
+struct FusedPass<'a> {
+    /// The operation is called by shared reference but owns the moments for the one call.
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    c: Coefficients,
+}
+
+impl InplaceOp2 for FusedPass<'_> {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn cpu_fwd(&self, p: &mut CpuStorage, pl: &Layout, g: &CpuStorage, gl: &Layout) -> Result<()> {
+        let (CpuStorage::F32(p), CpuStorage::F32(g)) = (p, g) else {
+            bail!("adam: the fused pass takes f32");
+        };
+        let (Some((p_start, p_end)), Some((g_start, g_end))) = (pl.contiguous_offsets(), gl.contiguous_offsets())
+        else {
+            bail!("adam: the fused pass takes contiguous tensors");
+        };
+        let (p, g) = (&mut p[p_start..p_end], &g[g_start..g_end]);
+        let moments = &mut *self.moments.borrow_mut();
+        let (mean, square) = (moments.0.as_mut_slice(), moments.1.as_mut_slice());
+        let (arch, c) = (pulp::Arch::new(), self.c);
+        p.par_chunks_mut(CHUNK)
+            .zip(g.par_chunks(CHUNK))
+            .zip(mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK)))
+            .for_each(|((p, g), (mean, square))| arch.dispatch(|| update_chunk(p, g, mean, square, &c)));
+        Ok(())
+    }
+}
+
+/// One chunk of the fused pass: plain scalar code, compiled for the widest vectors the machine has.
+#[inline(always)]
+fn update_chunk(p: &mut [f32], g: &[f32], mean: &mut [f32], square: &mut [f32], c: &Coefficients) {
+    let (grad_scale, l2, shrink) = (c.grad_scale as f32, c.l2 as f32, c.shrink as f32);
+    let (beta2, one_minus_beta1, one_minus_beta2) =
+        (c.beta2 as f32, c.one_minus_beta1 as f32, c.one_minus_beta2 as f32);
+    let (step_size, correction, eps) = (c.step_size as f32, c.bias_correction2_sqrt as f32, c.eps as f32);
+    for (((p, g), m), v) in p.iter_mut().zip(g).zip(mean).zip(square) {
+        let g = *g * grad_scale + l2 * *p;
+        *m += one_minus_beta1 * (g - *m);
+        *v = beta2 * *v + one_minus_beta2 * g * g;
+        *p = *p * shrink - step_size * *m / (v.sqrt() / correction + eps);
+    }
+}
+
+/// Sum of the squared elements, in `f64` over chunks of fixed size: the same whatever the number of threads.
+fn sum_of_squares(xs: &Tensor) -> Result<f64> {
+    let (storage, layout) = xs.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
+        let arch = pulp::Arch::new();
+        let partial: Vec<f64> =
+            data[start..end].par_chunks(CHUNK).map(|chunk| arch.dispatch(|| chunk_sum_of_squares(chunk))).collect();
+        return Ok(partial.iter().sum());
+    }
+    drop(storage);
+    Ok(f64::from(xs.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?))
+}
+
+/// Sixteen running sums, so that the additions do not wait for each other.
+#[inline(always)]
+fn chunk_sum_of_squares(xs: &[f32]) -> f64 {
+    let mut sums = [0f64; 16];
+    let (blocks, rest) = xs.as_chunks::<16>();
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += f64::from(*x) * f64::from(*x);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, phase: f64, scale: f64) -> Vec<f32> {
+        (0..n).map(|i| ((i as f64 * 0.73 + phase).sin() * scale) as f32).collect()
+    }
+
+    /// A few shapes, one of them longer than a chunk and no multiple of any vector.
+    fn parameters() -> Vec<(String, Var)> {
+        let shapes: [(&str, &[usize]); 4] =
+            [("layer.weight", &[131, 257]), ("layer.bias", &[257]), ("logit_scale_a", &[]), ("other.weight", &[3, 5])];
+        shapes
+            .iter()
+            .enumerate()
+            .map(|(i, (name, shape))| {
+                let n = shape.iter().product();
+                let var = Var::from_vec(values(n, i as f64, 0.5), *shape, &Device::Cpu).unwrap();
+                ((*name).to_owned(), var)
+            })
+            .collect()
+    }
+
+    /// Gradients from a real backward pass: d/dp Σ p · w.
+    fn gradients(parameters: &[(String, Var)], step: usize) -> GradStore {
+        let mut loss = Tensor::new(0f32, &Device::Cpu).unwrap();
+        for (i, (_, var)) in parameters.iter().enumerate() {
+            let weights = values(var.elem_count(), (step * 10 + i) as f64, 0.01 * (i + 1) as f64);
+            let weights = Tensor::from_vec(weights, var.shape(), &Device::Cpu).unwrap();
+            loss = (loss + (var.as_tensor() * weights).unwrap().sum_all().unwrap()).unwrap();
+        }
+        loss.backward().unwrap()
+    }
+
+    fn flat(var: &Var) -> Vec<f32> {
+        var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn configs() -> [AdamConfig; 3] {
+        let adam = AdamConfig { weight_decay: 0.1, ..AdamConfig::default() };
+        [
+            AdamConfig::default(),
+            AdamConfig { grad_clip_norm: Some(0.05), ..adam },
+            AdamConfig { algorithm: Algorithm::AdamW, betas: (0.9, 0.99), eps: 1e-6, ..adam },
+        ]
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        for config in configs() {
+            let (a, b) = (parameters(), parameters());
+            let mut fused = Optimizer::new(a.clone(), config).unwrap();
+            let mut composed = Optimizer::composed(b.clone(), config).unwrap();
+            for step in 0..5 {
+                let n1 = fused.step(&gradients(&a, step), 1e-2).unwrap();
+                let n2 = composed.step(&gradients(&b, step), 1e-2).unwrap();
+                assert!((n1 - n2).abs() <= 1e-6 * n1);
+            }
+            for ((name, p), (_, q)) in a.iter().zip(&b) {
+                for (x, y) in flat(p).iter().zip(flat(q)) {
+                    assert!((x - y).abs() <= 2e-6 * (1.0 + x.abs()), "{name}: {x} {y} ({config:?})");
+                }
+            }
+        }
+    }
+
+    /// Three steps of a scalar by the printed formula in f64.
+    #[test]
+    fn a_scalar_follows_the_formula() {
+        let config = AdamConfig { algorithm: Algorithm::AdamW, weight_decay: 0.1, ..AdamConfig::default() };
+        let var = Var::from_vec(vec![0.8f32], (1, 1), &Device::Cpu).unwrap();
+        let mut optimizer = Optimizer::new([("w.weight".to_owned(), var.clone())], config).unwrap();
+        let (mut p, mut m, mut v, lr) = (0.8f64, 0.0, 0.0, 0.01);
+        for t in 1..=3 {
+            // loss = p², gradient 2p
+            let grads = var.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let norm = optimizer.step(&grads, lr).unwrap();
+            let g = 2.0 * p;
+            assert!((norm - g.abs()).abs() < 1e-5);
+            p *= 1.0 - lr * 0.1;
+            m = 0.9 * m + 0.1 * g;
+            v = 0.999 * v + 0.001 * g * g;
+            let (mean, square) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
+            p -= lr * mean / (square.sqrt() + 1e-8);
+            assert!((f64::from(flat(&var)[0]) - p).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn decay_follows_the_groups() {
+        assert!(decays("text_projection.linear1.weight", 2));
+        assert!(!decays("text_projection.linear1.bias", 1));
+        assert!(!decays("layers.0.blocks.0.attention.self.relative_position_bias_table", 2));
+        assert!(!decays("logit_scale_a", 0));
+        assert!(!decays("layers.0.blocks.0.layernorm_before.weight", 1));
+    }
+
+    #[test]
+    fn clipping_bounds_the_first_step_of_plain_descent() {
+        // With β1 = 0, β2 → v = g² · (1 − β2) corrected to g²: Adam is scale-free, so look at the moment instead.
+        let parameters = parameters();
+        let config = AdamConfig { grad_clip_norm: Some(1e-3), ..AdamConfig::default() };
+        let mut optimizer = Optimizer::new(parameters.clone(), config).unwrap();
+        let norm = optimizer.step(&gradients(&parameters, 0), 1e-3).unwrap();
+        assert!(norm > 1e-3);
+        let mut squares = 0.0;
+        for (name, tensor) in optimizer.state().unwrap() {
+            if name.starts_with("exp_avg.") {
+                squares += sum_of_squares(&tensor.contiguous().unwrap()).unwrap();
+            }
+        }
+        // m = (1 − β1) · clipped gradient
+        assert!((squares.sqrt() - 0.1 * 1e-3).abs() < 1e-8);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing() {
+        let parameters = parameters();
+        let before: Vec<_> = parameters.iter().map(|(_, v)| flat(v)).collect();
+        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let nan = Tensor::new(f32::NAN, &Device::Cpu).unwrap();
+        let loss = parameters[1].1.broadcast_mul(&nan).unwrap().sum_all().unwrap();
+        assert!(!optimizer.step(&loss.backward().unwrap(), 1e-3).unwrap().is_finite());
+        for ((_, var), old) in parameters.iter().zip(before) {
+            assert_eq!(flat(var), old);
+        }
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_stays_and_is_named() {
+        let parameters = parameters();
+        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let before = flat(&parameters[0].1);
+        let grads = parameters[1].1.sum_all().unwrap().backward().unwrap();
+        assert_eq!(optimizer.without_gradient(&grads), ["layer.weight", "logit_scale_a", "other.weight"]);
+        optimizer.step(&grads, 1e-3).unwrap();
+        assert_eq!(flat(&parameters[0].1), before);
+        let steps: Vec<i64> = ["layer.weight", "layer.bias"]
+            .iter()
+            .map(|n| optimizer.state().unwrap()[&format!("step.{n}")].to_scalar().unwrap())
+            .collect();
+        assert_eq!(steps, [0, 1]);
+    }
+
+    #[test]
+    fn state_goes_round_and_continues_bit_for_bit() {
+        for config in configs() {
+            let (a, b) = (parameters(), parameters());
+            let mut straight = Optimizer::new(a.clone(), config).unwrap();
+            let mut stopped = Optimizer::new(b.clone(), config).unwrap();
+            for step in 0..2 {
+                straight.step(&gradients(&a, step), 1e-2).unwrap();
+                stopped.step(&gradients(&b, step), 1e-2).unwrap();
+            }
+            let mut resumed = Optimizer::new(b.clone(), config).unwrap();
+            resumed.load_state(&stopped.state().unwrap()).unwrap();
+            straight.step(&gradients(&a, 2), 1e-2).unwrap();
+            resumed.step(&gradients(&b, 2), 1e-2).unwrap();
+            for ((_, p), (_, q)) in a.iter().zip(&b) {
+                assert_eq!(flat(p), flat(q));
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_model_is_refused() {
+        let parameters = parameters();
+        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let mut state = optimizer.state().unwrap();
+        state.remove("exp_avg.layer.bias");
+        let message = optimizer.load_state(&state).unwrap_err().to_string();
+        assert!(message.contains("exp_avg.layer.bias"), "{message}");
+        state.insert("exp_avg.layer.bias".to_owned(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+        assert!(optimizer.load_state(&state).is_err());
+    }
+
+    #[test]
+    fn logit_scales_are_clamped() {
+        let high = Var::new(5.0f32, &Device::Cpu).unwrap();
+        let low = Var::new(-0.5f32, &Device::Cpu).unwrap();
+        let other = Var::new(9.0f32, &Device::Cpu).unwrap();
+        let named = [("logit_scale_a", &high), ("logit_scale_t", &low), ("bias", &other)];
+        let named = named.map(|(name, var)| (name.to_owned(), var.clone()));
+        Optimizer::new(named, AdamConfig::default()).unwrap().clamp_logit_scales().unwrap();
+        assert!((high.to_scalar::<f32>().unwrap() - 100f32.ln()).abs() < 1e-6);
+        assert_eq!(low.to_scalar::<f32>().unwrap(), 0.0);
+        assert_eq!(other.to_scalar::<f32>().unwrap(), 9.0);
+    }
+}

@@ -1,0 +1,263 @@
+//! Everything a run needs, opened and checked before its first step.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
+use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, WaveCache};
+use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
+use clap_eval::{Evaluation, EvaluationConfig, Outcome};
+use clap_nn::Vars;
+use clap_nn::init::seeded_vars;
+
+use crate::collate::Collate;
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::optimizer::{AdamConfig, Optimizer};
+use crate::schedule::Schedule;
+
+/// The opened parts of a run. Making one reads the data set's index, not its sounds, and writes nothing.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration with every default filled in.
+    pub config: TrainConfig,
+    /// Where tensors live.
+    pub device: Device,
+    /// The model's sizes, as its `config.json` will have them.
+    pub clap_config: ClapConfig,
+    /// Every variable of the model by its checkpoint name.
+    pub vars: Vars,
+    /// The model over these variables.
+    pub model: ClapModel,
+    /// Text to tokens.
+    pub tokenizer: ClapTokenizer,
+    /// Waveform to log-mel views.
+    pub extractor: Arc<FeatureExtractor>,
+    /// The training clips.
+    pub train: Arc<DataSet>,
+    /// Clip to batch row.
+    pub collate: Arc<Collate>,
+    /// Longest text: `data.max_tokens`, or fewer where the text tower has no more positions.
+    pub max_tokens: usize,
+    /// The validation clips, if any.
+    pub validation: Option<Evaluation>,
+    /// The optimiser over the trainable variables.
+    pub optimizer: Optimizer,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// What is questionable about the configuration.
+    pub warnings: Vec<String>,
+}
+
+/// The parts that a model folder holds.
+struct Parts {
+    clap_config: ClapConfig,
+    features: FeatureConfig,
+    tokenizer: ClapTokenizer,
+    vars: Vars,
+    model: ClapModel,
+}
+
+impl Setup {
+    /// Opens and checks everything.
+    ///
+    /// # Errors
+    /// Naming the key, file or value at fault: see [`Error`].
+    pub fn open(mut config: TrainConfig) -> Result<Self> {
+        config.validate()?;
+        check_selection(&config.eval.select)?;
+        let device = clap_encoders::device(&config.device)?;
+        let train = Arc::new(open_data("data.train", &config.data.train, config.data.train_split.as_ref(), &config)?);
+        let valid = match &config.data.valid {
+            Some(path) => Some(Arc::new(open_data("data.valid", path, config.data.valid_split.as_ref(), &config)?)),
+            None => None,
+        };
+        let Parts { clap_config, features, tokenizer, vars, model } = match config.model.init.clone() {
+            Some(folder) => continued(&folder, &config, &device)?,
+            None => new_model(&mut config, &device)?,
+        };
+        check_front_end(&clap_config, &features)?;
+        let extractor = FeatureExtractor::new(features, config.preset).map_err(Error::Features)?;
+        let extractor = Arc::new(extractor);
+
+        let max_tokens = config.data.max_tokens.min(clap_config.text_config.max_tokens());
+        let cache = Arc::new(WaveCache::new((config.data.cache_mb as usize).saturating_mul(1 << 20)));
+        let collate = Arc::new(Collate::new(&config, Arc::clone(&cache), Arc::clone(&extractor))?);
+        let validation = match valid {
+            Some(data) => Some(validation(&config, max_tokens, data, cache, Arc::clone(&extractor))?),
+            None => None,
+        };
+        let steps_per_epoch = clap_data::plan(&train.samples, &loader_config(&config, 0)).len() as u64;
+        if steps_per_epoch == 0 {
+            let clips = train.samples.len();
+            let reason = format!(
+                "is {} but there are {clips} training clips; it can be {clips} at most",
+                config.data.batch_size
+            );
+            return Err(Error::config("data.batch_size", reason));
+        }
+        let schedule = Schedule {
+            base_lr: config.optim.lr,
+            warmup: config.schedule.warmup,
+            total: steps_per_epoch.saturating_mul(config.schedule.epochs),
+        };
+        let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
+        let warnings = warnings(&schedule, validation.as_ref());
+        Ok(Self {
+            config,
+            device,
+            clap_config,
+            vars,
+            model,
+            tokenizer,
+            extractor,
+            train,
+            collate,
+            max_tokens,
+            validation,
+            optimizer,
+            schedule,
+            steps_per_epoch,
+            warnings,
+        })
+    }
+}
+
+/// How epoch `epoch` is batched: shuffled, balanced, whole batches only.
+pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
+    let data = &config.data;
+    LoaderConfig {
+        batch_size: data.batch_size,
+        seed: config.seed,
+        epoch,
+        balance: if data.balance > 0.0 { Balance::Labels(data.balance) } else { Balance::None },
+        drop_last: true,
+        shuffle: true,
+        workers: data.workers,
+        prefetch: data.prefetch,
+    }
+}
+
+fn open_data(key: &str, path: &Path, split: Option<&String>, config: &TrainConfig) -> Result<DataSet> {
+    let options = OpenOptions { split: split.cloned(), strict: config.data.strict, ..OpenOptions::default() };
+    clap_data::open(path, &options).map_err(|source| Error::Data { key: key.to_owned(), source })
+}
+
+/// A model with fresh weights; the configuration's optional tables are filled in.
+fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Parts> {
+    let path = config.data.tokenizer.clone().unwrap_or_default();
+    let tokenizer = if path.is_dir() { ClapTokenizer::from_folder(&path) } else { ClapTokenizer::from_file(&path) }
+        .map_err(|e| {
+            Error::config("data.tokenizer", format!("cannot be used: {e}. Train one on the captions, or name another"))
+        })?;
+    let audio = config.model.audio.get_or_insert_default().clone();
+    let text = config.model.text.get_or_insert_default();
+    text.vocab_size = tokenizer.vocab_size();
+    text.pad_token_id = tokenizer.pad_id();
+    let clap_config = ClapConfig {
+        text_config: text.clone(),
+        audio_config: audio,
+        projection_dim: config.model.projection_dim,
+        logit_scale_init_value: config.model.logit_scale_init_value,
+        ..ClapConfig::default()
+    };
+    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
+    let model = ClapModel::new(&clap_config, vb)?;
+    let features = config.features.get_or_insert_default().clone();
+    Ok(Parts { clap_config, features, tokenizer, vars, model })
+}
+
+/// A model that starts from a folder's weights.
+fn continued(folder: &Path, config: &TrainConfig, device: &Device) -> Result<Parts> {
+    let loaded = clap_encoders::load_folder(folder)?;
+    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
+    let model = ClapModel::new(&loaded.config, vb)?;
+    vars.load(&loaded.checkpoint.tensors(DType::F32, device)?)
+        .map_err(|e| Error::config("model.init", format!("{}: {e}", folder.display())))?;
+    Ok(Parts { clap_config: loaded.config, features: loaded.features, tokenizer: loaded.tokenizer, vars, model })
+}
+
+/// Validation as inference does it, with the configuration's prompt.
+fn validation(
+    config: &TrainConfig,
+    max_tokens: usize,
+    data: Arc<DataSet>,
+    cache: Arc<WaveCache>,
+    extractor: Arc<FeatureExtractor>,
+) -> Result<Evaluation> {
+    let evaluation = EvaluationConfig {
+        template: config.eval.template.clone(),
+        max_tokens,
+        batch_size: config.eval.batch_size,
+        workers: config.data.workers,
+        prefetch: config.data.prefetch,
+        ..EvaluationConfig::default()
+    };
+    Evaluation::new(data, cache, extractor, evaluation).map_err(|e| Error::config("eval.template", e.to_string()))
+}
+
+/// Every metric that chooses the best checkpoint has to be one.
+fn check_selection(names: &[String]) -> Result<()> {
+    // A perfect evaluation of one labelled clip has every metric's name.
+    let one = Tensor::new(&[[1f32]], &Device::Cpu)?;
+    let outcome = Outcome {
+        retrieval: Some(clap_eval::retrieval(&one, &one, &[0])?),
+        zero_shot: Some(clap_eval::zero_shot(&one, &one, &[0])?),
+        skipped: Vec::new(),
+    };
+    let known: Vec<String> = outcome.metrics().into_keys().collect();
+    match names.iter().find(|name| !known.contains(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let reason = format!("names {name}, which is no metric; there are {}", known.join(", "));
+            Err(Error::config("eval.select", reason))
+        }
+    }
+}
+
+/// The front end and the audio tower have to agree.
+fn check_front_end(model: &ClapConfig, features: &FeatureConfig) -> Result<()> {
+    let audio = &model.audio_config;
+    if features.feature_size != audio.num_mel_bins {
+        let reason = format!("is {}, but model.audio.num_mel_bins is {}", features.feature_size, audio.num_mel_bins);
+        return Err(Error::config("features.feature_size", reason));
+    }
+    if (features.truncation == Truncation::Fusion) != audio.enable_fusion {
+        let reason = format!(
+            "is {:?}, but model.audio.enable_fusion is {}; \"fusion\" goes with true, \"rand_trunc\" with false",
+            features.truncation, audio.enable_fusion
+        );
+        return Err(Error::config("features.truncation", reason));
+    }
+    let (frames, most) = (features.frames(), audio.image_frames());
+    if frames > most {
+        let reason = format!(
+            "is {} s, {frames} frames, but the tower's image (model.audio.spec_size) holds {most}",
+            features.max_length_s
+        );
+        return Err(Error::config("features.max_length_s", reason));
+    }
+    Ok(())
+}
+
+fn warnings(schedule: &Schedule, validation: Option<&Evaluation>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if schedule.warmup >= schedule.total {
+        warnings.push(format!(
+            "schedule.warmup is {} steps, but the run has {}: the learning rate never reaches optim.lr",
+            schedule.warmup, schedule.total
+        ));
+    }
+    match validation {
+        None => warnings
+            .push("data.valid is not set: the run is not evaluated, and the best checkpoint is the last".to_owned()),
+        Some(validation) if validation.data().samples.len() < 2 => {
+            warnings.push("data.valid has one clip: retrieval among one says nothing".to_owned());
+        }
+        Some(_) => {}
+    }
+    warnings
+}

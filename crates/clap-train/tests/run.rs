@@ -1,0 +1,289 @@
+//! Whole runs of a tiny model on sounds made here: what is written, what is repeatable, what is refused.
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+use std::f32::consts::TAU;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap_encoders::ClapTokenizer;
+use clap_train::event::{Ending, Eval, Step};
+use clap_train::{Done, Event, Observer, RunFolder, TrainConfig, Trainer};
+
+const LABELS: [(&str, f32); 4] =
+    [("low hum", 150.0), ("middle tone", 500.0), ("high whistle", 1500.0), ("very high beep", 3300.0)];
+const RATE: u32 = 8000;
+
+/// A data set of tones, its tokenizer, and a configuration that trains on it in seconds.
+struct Bench {
+    temp: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { temp: tempfile::tempdir().unwrap() };
+        let mut rows = String::from("file_name,text,label,split\n");
+        let mut captions = Vec::new();
+        for (label, hertz) in LABELS {
+            for clip in 0..10 {
+                let file = format!("{}_{clip}.wav", label.replace(' ', "_"));
+                tone(&bench.path(&file), hertz * (1.0 + 0.01 * clip as f32), 2500 + 400 * clip);
+                let split = if clip < 8 { "train" } else { "valid" };
+                rows.push_str(&format!("{file},a recording of a {label},{label},{split}\n"));
+            }
+            captions.push(format!("a recording of a {label}"));
+            captions.push(format!("this is a sound of {label}"));
+        }
+        fs::write(bench.path("metadata.csv"), rows).unwrap();
+        ClapTokenizer::train_bpe(&captions, 300).unwrap().save(&bench.path("tokenizer.json")).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    fn config(&self, overrides: &[&str]) -> TrainConfig {
+        let root = self.temp.path().display();
+        let text = format!(
+            r#"
+            [data]
+            train = "{root}"
+            train_split = "train"
+            valid = "{root}"
+            valid_split = "valid"
+            tokenizer = "{root}/tokenizer.json"
+            batch_size = 8
+            template_probability = 0.5
+            [model]
+            projection_dim = 16
+            audio = {{ spec_size = 32, num_mel_bins = 16, window_size = 4, depths = [1, 1], num_attention_heads = [1, 2], patch_embeds_hidden_size = 8, hidden_size = 16 }}
+            text = {{ hidden_size = 16, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 32, max_position_embeddings = 80 }}
+            [features]
+            sampling_rate = {RATE}
+            feature_size = 16
+            fft_window_size = 256
+            hop_length = 80
+            frequency_max = 4000
+            max_length_s = 0.5
+            truncation = "rand_trunc"
+            [augment]
+            gain_db = [-3, 3]
+            spec_augment = {{ time_drop_width = 8, freq_drop_width = 3 }}
+            [optim]
+            lr = 5e-3
+            [schedule]
+            warmup = 4
+            epochs = 10
+            [eval]
+            every = 5
+            "#
+        );
+        let mut config = TrainConfig::parse(&text, "test").unwrap();
+        for assignment in overrides {
+            config.set(assignment).unwrap();
+        }
+        config
+    }
+
+    fn train(&self, name: &str, overrides: &[&str]) -> (Done, Record) {
+        let mut record = Record::default();
+        let done = Trainer::new(self.config(overrides), &self.path(name)).unwrap().run(&mut record).unwrap();
+        (done, record)
+    }
+
+    /// The message of a configuration that is refused, and that it left no folder.
+    fn refused(&self, overrides: &[&str]) -> String {
+        let run = self.path("refused");
+        let message = Trainer::new(self.config(overrides), &run).unwrap_err().to_string();
+        assert!(!run.exists(), "a refused run left {}", run.display());
+        message
+    }
+}
+
+fn tone(path: &Path, hertz: f32, samples: usize) {
+    let spec =
+        hound::WavSpec { channels: 1, sample_rate: RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut file = hound::WavWriter::create(path, spec).unwrap();
+    for i in 0..samples {
+        let value = (TAU * hertz * i as f32 / RATE as f32).sin() + 0.1 * ((i * i) as f32).sin();
+        file.write_sample((value * 12_000.0) as i16).unwrap();
+    }
+    file.finalize().unwrap();
+}
+
+/// Keeps what a run tells, and stops it after `stop_after` steps.
+#[derive(Default)]
+struct Record {
+    steps: Vec<Step>,
+    evals: Vec<Eval>,
+    skipped: Vec<String>,
+    warnings: Vec<String>,
+    stop_after: Option<usize>,
+}
+
+impl Observer for Record {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Step(step) => self.steps.push(*step),
+            Event::Eval(eval) => self.evals.push(eval.clone()),
+            Event::Skipped { what, .. } => self.skipped.push(what.clone()),
+            Event::Warning { message } => self.warnings.push(message.clone()),
+            _ => {}
+        }
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        self.stop_after.is_some_and(|n| self.steps.len() >= n)
+    }
+}
+
+fn losses(record: &Record) -> Vec<u64> {
+    record.steps.iter().map(|step| step.loss.to_bits()).collect()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_model_folder() {
+    let bench = Bench::new();
+    let (done, record) = bench.train(
+        "run",
+        &[
+            "schedule.epochs=50",
+            "optim.lr=3e-3",
+            "eval.every=10",
+            "model.text.hidden_dropout_prob=0.0",
+            "model.text.attention_probs_dropout_prob=0.0",
+        ],
+    );
+    assert_eq!((done.steps, done.ending, done.skipped), (200, Ending::Epochs, 0));
+    assert!(record.warnings.is_empty(), "{:?}", record.warnings);
+    assert_eq!(record.evals.iter().map(|e| e.epoch).collect::<Vec<_>>(), [0, 10, 20, 30, 40, 50]);
+    println!("{:?}", record.steps.iter().map(|s| (s.loss * 100.0).round() / 100.0).collect::<Vec<_>>());
+    // Four tones: the trained model tells them apart, the untrained one does not.
+    assert!(done.best["zeroshot_acc1"] >= 0.75, "{:?}", done.best);
+    assert_eq!(done.best["zeroshot_chance_acc1"], 0.25);
+    let last = record.steps.last().unwrap();
+    assert!(last.lr < 1e-4 && last.progress == 1.0 && last.logit_scale > 1.0);
+
+    let run = bench.path("run");
+    for link in [RunFolder::best(&run), RunFolder::latest(&run)] {
+        let folder = clap_encoders::load_folder(&link).unwrap();
+        folder.model(candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    }
+    let report = fs::read_to_string(run.join("report.md")).unwrap();
+    assert!(report.contains("zero-shot top-1") && report.contains("curves/loss.svg"), "{report}");
+    // The resolved configuration is one that runs.
+    let again = TrainConfig::load(&run.join("config.toml")).unwrap();
+    again.validate().unwrap();
+    assert_eq!(again.model.audio.unwrap().depths, [1, 1]);
+
+    // A model folder is a start for another run, at the metrics where this one stopped.
+    let best = RunFolder::latest(&run);
+    let init = [
+        format!("model.init={}", best.display()),
+        "model.audio=".to_owned(),
+        "model.text=".to_owned(),
+        "features=".to_owned(),
+        "data.tokenizer=".to_owned(),
+        "schedule.epochs=1".to_owned(),
+        "optim.lr=1e-5".to_owned(),
+    ];
+    let (_, tuned) = bench.train("tuned", &init.each_ref().map(String::as_str));
+    assert_eq!(tuned.evals[0].metrics, done.last);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_whatever_the_workers() {
+    let bench = Bench::new();
+    let (_, one) = bench.train("one", &["schedule.epochs=2", "data.workers=1"]);
+    let (_, three) = bench.train("three", &["schedule.epochs=2", "data.workers=3", "data.cache_mb=0"]);
+    assert_eq!(losses(&one), losses(&three));
+    assert_eq!(one.evals.last().unwrap().metrics, three.evals.last().unwrap().metrics);
+    let (_, other) = bench.train("other", &["schedule.epochs=2", "seed=1"]);
+    assert_ne!(losses(&one), losses(&other));
+}
+
+#[test]
+fn a_time_budget_ends_the_run_with_an_evaluation() {
+    let bench = Bench::new();
+    let (done, record) = bench.train("timed", &["schedule.epochs=1000000", "schedule.max_minutes=0.1"]);
+    assert_eq!(done.ending, Ending::Time);
+    assert!(done.elapsed < 6.5, "{} s", done.elapsed);
+    assert_eq!(record.evals.last().unwrap().step, done.steps);
+    let last = record.steps.last().unwrap();
+    assert!(last.lr < 0.05 * 5e-3, "the rate is still {}", last.lr);
+}
+
+#[test]
+fn a_run_stops_on_request_with_a_checkpoint() {
+    let bench = Bench::new();
+    let mut record = Record { stop_after: Some(3), ..Record::default() };
+    let run = bench.path("stopped");
+    let done = Trainer::new(bench.config(&[]), &run).unwrap().run(&mut record).unwrap();
+    assert_eq!((done.ending, done.steps), (Ending::Requested, 3));
+    let state = RunFolder::latest(&run).join(clap_train::state::STATE_FILE);
+    let state = clap_train::state::TrainingState::load(&state).unwrap();
+    assert_eq!((state.position.step, state.position.epoch, state.position.batch), (3, 0, 3));
+    assert!(state.optimizer.contains_key("exp_avg.logit_scale_a"));
+}
+
+#[test]
+fn bad_clips_are_skipped_once_each_unless_strict() {
+    let bench = Bench::new();
+    fs::write(bench.path("low_hum_0.wav"), "this is no sound").unwrap();
+    fs::write(bench.path("low_hum_9.wav"), "").unwrap();
+    let (done, record) = bench.train("tolerant", &["schedule.epochs=2"]);
+    assert_eq!((done.skipped, record.skipped.len()), (2, 2), "{:?}", record.skipped);
+    let strict = bench.config(&["data.strict=true"]);
+    let run = bench.path("strict");
+    let message = match Trainer::new(strict, &run) {
+        Ok(trainer) => trainer.run(&mut ()).unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(message.contains("low_hum_"), "{message}");
+}
+
+#[test]
+fn impossible_runs_are_refused_before_they_start() {
+    let bench = Bench::new();
+    for (overrides, parts) in [
+        (&["data.train=/no/such/folder"][..], &["data.train", "/no/such/folder"][..]),
+        (&["data.valid=/no/such/folder"], &["data.valid", "/no/such/folder"]),
+        (&["data.train_split=eval"], &["data.train", "eval"]),
+        (&["data.tokenizer=/no/tokenizer.json"], &["data.tokenizer", "/no/tokenizer.json"]),
+        (&["data.batch_size=0"], &["data.batch_size"]),
+        (&["data.batch_size=33"], &["data.batch_size", "32"]),
+        (&["optim.lr=inf"], &["optim.lr"]),
+        (&["model.audio.num_attention_heads=[3, 2]"], &["num_attention_heads"]),
+        (&["features.max_length_s=1"], &["features.max_length_s", "64"]),
+        (&["features.feature_size=32"], &["features.feature_size", "16"]),
+        (&["features.truncation=fusion"], &["features.truncation"]),
+        (&["device=gpu"], &["gpu"]),
+        (
+            &["model.init=/no/such/model", "model.audio=", "model.text=", "features=", "data.tokenizer="],
+            &["/no/such/model"],
+        ),
+        (&["data.templates=[\"{name} {label}\"]"], &["data.templates"]),
+        (&["eval.select=[\"accuracy\"]"], &["eval.select", "accuracy", "zeroshot_acc1"]),
+    ] {
+        let message = bench.refused(overrides);
+        for part in parts {
+            assert!(message.contains(part), "{overrides:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_warm_up_longer_than_the_run_is_a_warning() {
+    let bench = Bench::new();
+    let (_, record) = bench.train("warm", &["schedule.epochs=1", "schedule.warmup=100"]);
+    assert!(record.warnings.iter().any(|w| w.contains("schedule.warmup")), "{:?}", record.warnings);
+    assert!(record.steps.iter().all(|step| step.lr < 5e-3 * 0.05));
+}
+
+#[test]
+fn a_run_that_diverges_says_so() {
+    let bench = Bench::new();
+    let config = bench.config(&["optim.lr=1e30", "schedule.warmup=0"]);
+    let message = Trainer::new(config, &bench.path("diverged")).unwrap().run(&mut ()).unwrap_err().to_string();
+    assert!(message.contains("step") && message.contains("optim.lr"), "{message}");
+}

@@ -1,0 +1,5 @@
+//! The real program as a person runs it: results, messages and exit codes.
+
+mod bad_input;
+mod program;
+mod run;

@@ -1,0 +1,177 @@
+//! From sound files to a model and its numbers, by the real program.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use crate::cli::program::{Ran, recipe, tone, tones, xtask};
+
+/// A model trained by the program on four kinds of tones; made once for all tests of this binary.
+pub(crate) struct Trained {
+    folder: tempfile::TempDir,
+    ran: Ran,
+}
+
+impl Trained {
+    pub(crate) fn data(&self) -> String {
+        self.folder.path().join("data").display().to_string()
+    }
+
+    /// The run's folder.
+    fn run(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// The model folder of its best checkpoint.
+    pub(crate) fn model(&self) -> String {
+        self.run().join("checkpoints/best").display().to_string()
+    }
+}
+
+pub(crate) fn trained() -> &'static Trained {
+    static TRAINED: OnceLock<Trained> = OnceLock::new();
+    TRAINED.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        tones(&data, 12, 4);
+        let (tokenizer, file) = (folder.path().join("tokenizer.json"), folder.path().join("recipe.toml"));
+        let text = |path: &std::path::Path| path.display().to_string();
+        xtask(&["tokenizer", "--data", &text(&data), "--vocab-size", "300", "--out", &text(&tokenizer)]).succeeds();
+        recipe(&file, &data, &tokenizer, 40);
+        let ran = xtask(&["train", "--config", &text(&file), "--out", &text(&folder.path().join("run"))]);
+        Trained { folder, ran }
+    })
+}
+
+#[test]
+fn train_learns_to_tell_four_tones_apart() {
+    let trained = trained();
+    let ran = trained.ran.succeeds();
+    assert!(ran.stdout.contains("top-1 accuracy") && ran.stdout.contains("chance"), "{ran:#?}");
+    let args = ["eval", "--json", "--model", &trained.model(), "--data", &trained.data(), "--require", "acc1=0.7"];
+    let records = xtask(&args).succeeds().json();
+    assert_eq!(records.len(), 2);
+    let (labels, captions) = (&records[0], &records[1]);
+    assert_eq!(labels["task"], "zeroshot_classification");
+    assert_eq!(captions["task"], "zeroshot_retrieval");
+    for (record, keys) in [
+        (labels, &["acc1", "acc5", "mean_per_class_recall", "chance_acc1"][..]),
+        (
+            captions,
+            &["text_to_audio_R@1", "audio_to_text_R@10", "text_to_audio_mAP@10", "audio_to_text_median_rank", "chance_R@10"],
+        ),
+    ] {
+        assert_eq!(record["split"], "valid");
+        assert!(record["dataset"].is_string() && record["model"].is_string());
+        for key in keys {
+            assert!(record["metrics"][key].is_number(), "no {key} in {record}");
+        }
+    }
+    assert_eq!(labels["metrics"]["chance_acc1"], 0.25);
+    assert_eq!(labels["metrics"]["num_samples"], 16);
+}
+
+#[test]
+fn a_run_folder_holds_what_it_should() {
+    let run = trained().run();
+    for file in [
+        "config.toml",
+        "metrics.jsonl",
+        "report.md",
+        "checkpoints/best/config.json",
+        "checkpoints/best/preprocessor_config.json",
+        "checkpoints/best/model.safetensors",
+        "checkpoints/best/tokenizer.json",
+        "checkpoints/latest/config.json",
+    ] {
+        assert!(run.join(file).is_file(), "no {file}");
+    }
+    let report = std::fs::read_to_string(run.join("report.md")).unwrap();
+    let curves: Vec<&str> = report.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(curves.iter().any(|curve| curve.ends_with(".svg")), "{report}");
+    for curve in curves {
+        assert!(run.join(curve).is_file(), "the report names {curve}, which is not there");
+    }
+    let hidden = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    for entry in hidden {
+        let name = entry.unwrap().file_name();
+        assert!(!name.to_string_lossy().contains("partial"), "{name:?} was left behind");
+    }
+}
+
+#[test]
+fn the_resolved_config_trains_the_same_model() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let config = trained.run().join("config.toml").display().to_string();
+    let losses = |out: &str| {
+        let out = folder.path().join(out);
+        let args = ["train", "--config", &config, "--set", "schedule.epochs=2", "--out", &out.display().to_string()];
+        xtask(&args).succeeds();
+        let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        events.filter(|event| event["event"] == "step").map(|event| event["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let (first, second) = (losses("first"), losses("second"));
+    assert!(first.len() >= 10 && first == second, "{first:?} {second:?}");
+}
+
+#[test]
+fn embeddings_are_unit_vectors_whatever_the_company() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<String> = [(300.0, 0.3), (900.0, 2.5), (4000.0, 1.0)]
+        .iter()
+        .map(|(hz, seconds)| {
+            let path = folder.path().join(format!("{hz}.wav"));
+            tone(&path, *hz, *seconds);
+            path.display().to_string()
+        })
+        .collect();
+    let embed = |arguments: &[&str]| {
+        let model = trained.model();
+        let lines = xtask(&[&["embed", "--model", model.as_str()], arguments].concat()).succeeds().json();
+        lines
+            .into_iter()
+            .map(|line| {
+                let embedding: Vec<f64> = serde_json::from_value(line["embedding"].clone()).unwrap();
+                (line["kind"].as_str().unwrap().to_owned(), line["id"].as_str().unwrap().to_owned(), embedding)
+            })
+            .collect::<Vec<_>>()
+    };
+    let together = embed(&[&paths[0], &paths[1], &paths[2], "--text", "a beep in a room", "--text", "silence"]);
+    let kinds: Vec<&str> = together.iter().map(|(kind, ..)| kind.as_str()).collect();
+    assert_eq!(kinds, ["audio", "audio", "audio", "text", "text"]);
+    assert_eq!(together[1].1, paths[1]);
+    for (_, id, embedding) in &together {
+        assert_eq!(embedding.len(), 24);
+        let norm: f64 = embedding.iter().map(|v| v * v).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "{id}: {norm}");
+    }
+    for (path, (_, _, in_company)) in paths.iter().zip(&together) {
+        let alone = &embed(&[path])[0].2;
+        let difference = alone.iter().zip(in_company).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(difference < 1e-6, "{path}: {difference}");
+    }
+    // 2.5 s are three windows of 1 s; their mean is none of them.
+    for policy in ["head", "center", "random"] {
+        let one = &embed(&[&paths[1], "--long-audio", policy])[0].2;
+        assert_ne!(one, &together[1].2, "{policy}");
+    }
+    assert_eq!(embed(&[&paths[1], "--long-audio", "windows"])[0].2, together[1].2);
+}
+
+#[test]
+fn shards_and_the_folder_they_were_packed_from_score_alike() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("shards").display().to_string();
+    xtask(&["dataset", "pack", &trained.data(), &shards, "--per-shard", "5"]).succeeds();
+    let eval = |data: &str| {
+        let ran = xtask(&["eval", "--json", "--split", "valid", "--model", &trained.model(), "--data", data]);
+        ran.succeeds().json().into_iter().map(|record| record["metrics"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(eval(&trained.data()), eval(&shards));
+    let again = xtask(&["dataset", "pack", &trained.data(), &shards]);
+    again.fails(3, &["shards"]);
+}

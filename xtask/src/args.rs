@@ -1,0 +1,190 @@
+//! The command line: what a person may type.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Contrastive language-audio pretraining: train, evaluate, embed.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
+pub(crate) struct Xtask {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Threads for everything together (default: all cores)
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Say more on standard error (-v decisions, -vv details)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Xtask {
+    pub(crate) fn log_level(&self) -> tracing::Level {
+        match self.verbose {
+            0 => tracing::Level::WARN,
+            1 => tracing::Level::INFO,
+            _ => tracing::Level::DEBUG,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model; without arguments, the small one on the embedded corpus
+    Train(Train),
+    /// Evaluate a model; without arguments, the last run on the embedded validation split
+    Eval(Eval),
+    /// Print embeddings of sound files and texts, one JSON line each
+    Embed(Embed),
+    /// Make data sets
+    #[command(subcommand)]
+    Dataset(Dataset),
+    /// Train a byte-level BPE tokenizer on the captions of a data set
+    Tokenizer(Tokenizer),
+    /// Everything a change must pass: format, lints, tests, documentation
+    Ci(Ci),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// Recipe to follow
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override a key of the recipe, for example --set optim.lr=1e-4 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Run folder to make (default: runs/<date>-<recipe name>)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Stop at the first bad clip instead of skipping and counting it
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// cpu, cuda, cuda:N, metal or auto (default: the recipe's)
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Data to evaluate on: an audiofolder, a folder of shards, one shard (default: the embedded corpus)
+    #[arg(long, value_name = "DIR_OR_SHARDS")]
+    pub(crate) data: Option<PathBuf>,
+    /// Split of the data (default: the whole of it if it has none, else valid, test or eval)
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// Prompt for zero-shot classification; {label} is replaced by the class name
+    #[arg(long, default_value = "this is a sound of {label}")]
+    pub(crate) template: String,
+    /// Print one JSON line per task instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit with code 1 unless METRIC is at least VALUE, for example --require acc1=0.2 (repeatable)
+    #[arg(long, value_name = "METRIC=VALUE")]
+    pub(crate) require: Vec<String>,
+    /// Stop at the first bad clip instead of skipping and counting it
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Embed {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Sound files
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Text to embed (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    /// Stop at the first bad file instead of reporting it and going on
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Which model, on which device, and how it listens.
+#[derive(Debug, Args)]
+pub(crate) struct Model {
+    /// Model folder, run folder or hub id such as laion/clap-htsat-unfused (default: the best checkpoint of the last run)
+    #[arg(long, value_name = "DIR_OR_ID")]
+    pub(crate) model: Option<String>,
+    /// Front end to agree with: `hf` (transformers) or `laion` (laion_clap) (default: by the kind of model)
+    #[arg(long)]
+    pub(crate) preset: Option<Preset>,
+    /// What to do with clips longer than the model's window (default: windows, or fusion for a fused model)
+    #[arg(long)]
+    pub(crate) long_audio: Option<LongAudio>,
+    /// Seed for `--long-audio random`
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// cpu, cuda, cuda:N, metal or auto
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Preset {
+    Hf,
+    Laion,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LongAudio {
+    /// Every window, averaged
+    Windows,
+    /// The first window
+    Head,
+    /// The middle window
+    Center,
+    /// The shrunken whole and three chunks (fused models)
+    Fusion,
+    /// One window drawn with --seed
+    Random,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dataset {
+    /// Write a data set as WebDataset shards, sound files unchanged
+    Pack(Pack),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pack {
+    /// An audiofolder or other shards
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Folder to write; each split becomes a sub-folder
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Clips per shard
+    #[arg(long, default_value_t = NonZeroUsize::new(512).expect("512 is not zero"))]
+    pub(crate) per_shard: NonZeroUsize,
+    /// Stop at the first bad clip instead of skipping and counting it
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tokenizer {
+    /// Data set whose captions and labels are read (repeatable)
+    #[arg(long, value_name = "DIR_OR_SHARDS", required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Text around a label, as the recipe's prompt has it
+    #[arg(long, default_value = "this is a sound of {label}")]
+    pub(crate) template: String,
+    /// Most tokens the vocabulary may have
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) vocab_size: usize,
+    /// File to write
+    #[arg(long, value_name = "tokenizer.json")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ci {
+    /// Run only these steps (default: all)
+    #[arg(value_name = "STEP")]
+    pub(crate) steps: Vec<crate::ci::Step>,
+}

@@ -1,0 +1,86 @@
+//! Finding and loading the model that the arguments mean.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap_audio::LongAudio;
+use clap_encoders::{Clap, EmbedOptions, LoadOptions};
+use clap_train::RunFolder;
+
+use crate::args;
+use crate::exit::{Exit, failure};
+
+/// A loaded model and the name that results call it by.
+pub(crate) struct Loaded {
+    pub(crate) model: Clap,
+    pub(crate) name: String,
+}
+
+/// Loads the model of `args`, by default the best checkpoint of the last run.
+pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
+    let name = match &args.model {
+        Some(model) => model.clone(),
+        None => last_run()?.display().to_string(),
+    };
+    let options = LoadOptions {
+        device: clap_encoders::device(&args.device)?,
+        preset: args.preset.map(Into::into),
+        ..LoadOptions::default()
+    };
+    let model = Clap::from_pretrained(model_folder(Path::new(&name)), &options)?;
+    let options = EmbedOptions {
+        long_audio: args.long_audio.map(Into::into),
+        seed: Some(args.seed),
+        ..EmbedOptions::default()
+    };
+    Ok(Loaded { model: model.with_options(options), name })
+}
+
+/// A run folder stands for its best checkpoint; anything else is a model folder or a hub id already.
+fn model_folder(path: &Path) -> PathBuf {
+    let best = RunFolder::best(path);
+    if best.is_dir() { best } else { path.to_owned() }
+}
+
+/// The run with the newest checkpoint.
+fn last_run() -> anyhow::Result<PathBuf> {
+    let runs = crate::runs();
+    let none = || {
+        failure(
+            Exit::Model,
+            format!("there is no run in {} yet; train one with `cargo xtask train`, or name a model with --model", runs.display()),
+        )
+    };
+    let mut newest = None;
+    for entry in std::fs::read_dir(&runs).map_err(|_| none())? {
+        let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
+        // The link is made anew with each best checkpoint.
+        let Ok(metadata) = std::fs::symlink_metadata(RunFolder::best(&run)) else { continue };
+        let modified = metadata.modified()?;
+        if newest.as_ref().is_none_or(|(at, _)| *at < modified) {
+            newest = Some((modified, run));
+        }
+    }
+    Ok(newest.ok_or_else(none)?.1)
+}
+
+impl From<args::Preset> for clap_audio::Preset {
+    fn from(preset: args::Preset) -> Self {
+        match preset {
+            args::Preset::Hf => Self::Hf,
+            args::Preset::Laion => Self::Laion,
+        }
+    }
+}
+
+impl From<args::LongAudio> for LongAudio {
+    fn from(policy: args::LongAudio) -> Self {
+        match policy {
+            args::LongAudio::Windows => Self::Windows { hop_s: None },
+            args::LongAudio::Head => Self::Head,
+            args::LongAudio::Center => Self::Center,
+            args::LongAudio::Fusion => Self::Fusion,
+            args::LongAudio::Random => Self::Random,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask train`: one recipe, one run folder, progress on the terminal, the numbers at the end.
+
+use std::path::{Path, PathBuf};
+
+use clap_train::{TrainConfig, Trainer};
+
+use crate::args;
+use crate::exit::Exit;
+use crate::progress::{Progress, minutes};
+use crate::table;
+
+/// What `cargo xtask train` trains when nothing else is asked for.
+const DEFAULT_RECIPE: &str = "datasets/sounds-mini/recipe.toml";
+
+pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
+    let recipe = args.config.unwrap_or_else(|| crate::workspace().join(DEFAULT_RECIPE));
+    let mut config = TrainConfig::load(&recipe)?;
+    for setting in &args.set {
+        config.set(setting)?;
+    }
+    if let Some(device) = args.device {
+        config.device = device;
+    }
+    config.data.strict |= args.strict;
+    let run = args.out.unwrap_or_else(|| new_run(&recipe));
+
+    let mut progress = Progress::new();
+    let done = Trainer::new(config, &run)?.run(&mut progress)?;
+
+    eprintln!(
+        "trained {} epochs, {} steps, {} clips in {} ({:.0} clips/s); best checkpoint: epoch {}{}",
+        done.epochs,
+        done.steps,
+        done.clips_seen,
+        minutes(done.elapsed),
+        done.clips_per_second,
+        done.best_epoch,
+        match done.skipped {
+            0 => String::new(),
+            n => format!("; {n} bad clips skipped"),
+        },
+    );
+    if !done.best.is_empty() {
+        println!("{}", table::metrics(&done.best));
+    }
+    eprintln!("report      {}", run.join("report.md").display());
+    eprintln!("checkpoint  {}", clap_train::RunFolder::best(&run).display());
+    Ok(Exit::Done)
+}
+
+/// `runs/<UTC date and time>-<recipe's folder or file name>`.
+fn new_run(recipe: &Path) -> PathBuf {
+    let stem = recipe.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match (stem.as_ref(), recipe.parent().and_then(|folder| folder.file_name())) {
+        ("recipe", Some(folder)) => folder.to_string_lossy().into_owned(),
+        _ => stem.into_owned(),
+    };
+    crate::runs().join(format!("{}-{name}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H%M%S")))
+}
