@@ -5,7 +5,7 @@
 //! `cli::` drives the real program from sound files to metrics, `tidy::` keeps the house rules.
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
-mod gradients;
 mod cli;
+mod gradients;
 mod parity;
 mod tidy;

@@ -20,8 +20,12 @@ fn embed(path: &Path) -> crate::cli::program::Ran {
 
 /// A 32-bit float WAV of these samples.
 fn float_wav(path: &Path, samples: &[f32]) {
-    let spec =
-        hound::WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 32, sample_format: hound::SampleFormat::Float };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 48_000,
+        bits_per_sample: 32,
+        sample_format: hound::SampleFormat::Float,
+    };
     let mut writer = hound::WavWriter::create(path, spec).unwrap();
     samples.iter().for_each(|s| writer.write_sample(*s).unwrap());
     writer.finalize().unwrap();
@@ -111,7 +115,8 @@ fn weights_of_another_model() {
     json["projection_dim"] = 40.into();
     fs::write(&config, json.to_string()).unwrap();
     let path = folder.path().display().to_string();
-    xtask(&["embed", "--model", &path, "--text", "x"]).fails(4, &["audio_projection.linear1.weight", "[40, 32]", "[24, 32]"]);
+    xtask(&["embed", "--model", &path, "--text", "x"])
+        .fails(4, &["audio_projection.linear1.weight", "[40, 32]", "[24, 32]"]);
 }
 
 #[test]

@@ -66,8 +66,12 @@ fn program() -> &'static Path {
 
 /// A sine of `hz` for `seconds` at 16 kHz, written as 16-bit WAV.
 pub(crate) fn tone(path: &Path, hz: f32, seconds: f32) {
-    let spec =
-        hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut writer = hound::WavWriter::create(path, spec).unwrap();
     for i in 0..(seconds * 16_000.0) as usize {
         let sample = (i as f32 * hz * std::f32::consts::TAU / 16_000.0).sin();

@@ -58,7 +58,13 @@ fn train_learns_to_tell_four_tones_apart() {
         (labels, &["acc1", "acc5", "mean_per_class_recall", "chance_acc1"][..]),
         (
             captions,
-            &["text_to_audio_R@1", "audio_to_text_R@10", "text_to_audio_mAP@10", "audio_to_text_median_rank", "chance_R@10"],
+            &[
+                "text_to_audio_R@1",
+                "audio_to_text_R@10",
+                "text_to_audio_mAP@10",
+                "audio_to_text_median_rank",
+                "chance_R@10",
+            ],
         ),
     ] {
         assert_eq!(record["split"], "valid");

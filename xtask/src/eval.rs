@@ -37,8 +37,11 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let cache = Arc::new(WaveCache::new(0)); // each clip is heard once
     let evaluation = Evaluation::new(Arc::clone(&data), cache, Arc::new(extractor), config)?;
     let bar = ProgressBar::new(data.samples.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len} clips  {eta} left")?.progress_chars("━━─"));
-    let outcome = evaluation.run(model.model(), model.tokenizer(), model.device(), &mut |done, _| bar.set_position(done as u64))?;
+    bar.set_style(
+        ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len} clips  {eta} left")?.progress_chars("━━─"),
+    );
+    let outcome = evaluation
+        .run(model.model(), model.tokenizer(), model.device(), &mut |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
 
     let skipped: Vec<_> = data.skipped.iter().chain(&outcome.skipped).collect();
@@ -67,7 +70,10 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
         eprintln!("model {}\ndata  {}, split {}", loaded.name, data.name, data.split);
         println!("{}", table::metrics(&metrics));
     }
-    let missed: Vec<String> = requirements.iter().filter_map(|required| required.missed(&metrics).transpose()).collect::<anyhow::Result<_>>()?;
+    let missed: Vec<String> = requirements
+        .iter()
+        .filter_map(|required| required.missed(&metrics).transpose())
+        .collect::<anyhow::Result<_>>()?;
     if missed.is_empty() { Ok(Exit::Done) } else { Err(failure(Exit::NothingFound, missed.join("; "))) }
 }
 
@@ -95,7 +101,8 @@ impl Requirement {
         let parsed = text.split_once('=').and_then(|(metric, value)| {
             Some(Self { metric: metric.to_owned(), at_least: value.parse().ok().filter(|v: &f64| v.is_finite())? })
         });
-        parsed.ok_or_else(|| failure(Exit::Usage, format!("--require {text}: write METRIC=VALUE, for example acc1=0.2")))
+        parsed
+            .ok_or_else(|| failure(Exit::Usage, format!("--require {text}: write METRIC=VALUE, for example acc1=0.2")))
     }
 
     /// What to tell if the metric is below; classification's names may be written without `zeroshot_`.

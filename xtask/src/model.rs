@@ -28,11 +28,8 @@ pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
         ..LoadOptions::default()
     };
     let model = Clap::from_pretrained(model_folder(Path::new(&name)), &options)?;
-    let options = EmbedOptions {
-        long_audio: args.long_audio.map(Into::into),
-        seed: Some(args.seed),
-        ..EmbedOptions::default()
-    };
+    let options =
+        EmbedOptions { long_audio: args.long_audio.map(Into::into), seed: Some(args.seed), ..EmbedOptions::default() };
     Ok(Loaded { model: model.with_options(options), name })
 }
 
@@ -48,7 +45,10 @@ fn last_run() -> anyhow::Result<PathBuf> {
     let none = || {
         failure(
             Exit::Model,
-            format!("there is no run in {} yet; train one with `cargo xtask train`, or name a model with --model", runs.display()),
+            format!(
+                "there is no run in {} yet; train one with `cargo xtask train`, or name a model with --model",
+                runs.display()
+            ),
         )
     };
     let mut newest = None;

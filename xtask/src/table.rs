@@ -11,8 +11,11 @@ pub(crate) fn metrics(metrics: &Metrics) -> String {
 
     let mut tables = Vec::new();
     if metrics.contains_key("zeroshot_acc1") {
-        let title =
-            format!("zero-shot classification, {} clips, {} classes", count("zeroshot_num_samples"), count("zeroshot_num_classes"));
+        let title = format!(
+            "zero-shot classification, {} clips, {} classes",
+            count("zeroshot_num_samples"),
+            count("zeroshot_num_classes")
+        );
         let mut table = new_table(&[&title, "value", "chance"]);
         for (label, name) in [
             ("top-1 accuracy", "acc1"),

@@ -5,6 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use clap_nn::init::normal;
 use clap_nn::{Activation, Embedding, LayerNorm, Linear, Mode, attention, dropout};
 
 use crate::config::TextConfig;
@@ -27,11 +28,11 @@ impl Roberta {
         let layers = (0..config.num_hidden_layers)
             .map(|i| Layer::new(config, vb.pp("encoder").pp("layer").pp(i)))
             .collect::<Result<_>>()?;
-        let width = config.hidden_size;
+        let (width, init) = (config.hidden_size, normal(config.initializer_range));
         Ok(Self {
             embeddings: Embeddings::new(config, vb.pp("embeddings"))?,
             layers,
-            pooler: Linear::new(width, width, vb.pp("pooler").pp("dense"))?,
+            pooler: Linear::new(width, width, init, vb.pp("pooler").pp("dense"))?,
         })
     }
 
@@ -80,11 +81,11 @@ struct Embeddings {
 
 impl Embeddings {
     fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let c = config.hidden_size;
+        let (c, init) = (config.hidden_size, normal(config.initializer_range));
         Ok(Self {
-            word: Embedding::new(config.vocab_size, c, vb.pp("word_embeddings"))?,
-            position: Embedding::new(config.max_position_embeddings, c, vb.pp("position_embeddings"))?,
-            token_type: Embedding::new(config.type_vocab_size, c, vb.pp("token_type_embeddings"))?,
+            word: Embedding::new(config.vocab_size, c, init, vb.pp("word_embeddings"))?,
+            position: Embedding::new(config.max_position_embeddings, c, init, vb.pp("position_embeddings"))?,
+            token_type: Embedding::new(config.type_vocab_size, c, init, vb.pp("token_type_embeddings"))?,
             norm: LayerNorm::new(c, config.layer_norm_eps, vb.pp("LayerNorm"))?,
             dropout: config.hidden_dropout_prob as f32,
             pad: config.pad_token_id,
@@ -158,15 +159,16 @@ impl Layer {
     fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (c, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let (attention, output) = (vb.pp("attention"), vb.pp("output"));
+        let init = normal(config.initializer_range);
         Ok(Self {
-            query: Linear::new(c, c, attention.pp("self").pp("query"))?,
-            key: Linear::new(c, c, attention.pp("self").pp("key"))?,
-            value: Linear::new(c, c, attention.pp("self").pp("value"))?,
-            attention_output: Linear::new(c, c, attention.pp("output").pp("dense"))?,
+            query: Linear::new(c, c, init, attention.pp("self").pp("query"))?,
+            key: Linear::new(c, c, init, attention.pp("self").pp("key"))?,
+            value: Linear::new(c, c, init, attention.pp("self").pp("value"))?,
+            attention_output: Linear::new(c, c, init, attention.pp("output").pp("dense"))?,
             attention_norm: LayerNorm::new(c, eps, attention.pp("output").pp("LayerNorm"))?,
-            intermediate: Linear::new(c, inner, vb.pp("intermediate").pp("dense"))?,
+            intermediate: Linear::new(c, inner, init, vb.pp("intermediate").pp("dense"))?,
             act: config.hidden_act,
-            output: Linear::new(inner, c, output.pp("dense"))?,
+            output: Linear::new(inner, c, init, output.pp("dense"))?,
             output_norm: LayerNorm::new(c, eps, output.pp("LayerNorm"))?,
             heads: config.num_attention_heads,
             attention_dropout: config.attention_probs_dropout_prob as f32,

@@ -31,6 +31,11 @@ impl<'a> Taps<'a> {
         Self(Some(observer))
     }
 
+    /// Whether anyone looks; a fused operation that never has the intermediates gives way to separate layers then.
+    pub(crate) fn are_watched(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Shows one tensor.
     pub(crate) fn see(&mut self, name: fmt::Arguments<'_>, xs: &Tensor) {
         if let Some(observer) = &mut self.0 {

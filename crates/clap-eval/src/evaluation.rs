@@ -12,6 +12,7 @@ use clap_audio::{FeatureExtractor, Features, LongAudio};
 use clap_data::caption::{self, Template};
 use clap_data::{DataSet, Loader, LoaderConfig, Skipped, WaveCache};
 use clap_encoders::{ClapModel, ClapTokenizer, features_tensor};
+use rand::RngCore;
 
 use crate::error::{Error, Result};
 use crate::retrieval::{RetrievalMetrics, retrieval};
@@ -78,9 +79,12 @@ impl Outcome {
     /// All metrics by name; those of classification begin with `zeroshot_`.
     #[must_use]
     pub fn metrics(&self) -> BTreeMap<String, f64> {
-        let retrieval = self.retrieval.iter().flat_map(|found| found.to_map()).map(|(name, value)| (name, value));
-        let zero_shot =
-            self.zero_shot.iter().flat_map(|found| found.to_map()).map(|(name, value)| (format!("zeroshot_{name}"), value));
+        let retrieval = self.retrieval.iter().flat_map(|found| found.to_map());
+        let zero_shot = self
+            .zero_shot
+            .iter()
+            .flat_map(|found| found.to_map())
+            .map(|(name, value)| (format!("zeroshot_{name}"), value));
         retrieval.chain(zero_shot).filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
     }
 }
@@ -129,22 +133,15 @@ impl Evaluation {
 
     fn retrieval(&self, audio: &Tensor, kept: &[usize], texts: &Texts<'_>) -> Result<Option<RetrievalMetrics>> {
         let (mut captions, mut caption_of) = (Vec::new(), Vec::new());
-        // Clips without a caption are not asked for and are no distractors either.
-        let mut rows = Vec::new();
         for (row, &index) in kept.iter().enumerate() {
             let own = &self.data.samples[index].captions;
-            if own.is_empty() {
-                continue;
-            }
             captions.extend(own.iter().map(String::as_str));
-            caption_of.extend(own.iter().map(|_| rows.len()));
-            rows.push(row as u32);
+            caption_of.extend(own.iter().map(|_| row));
         }
         if captions.is_empty() {
             return Ok(None);
         }
-        let audio = audio.index_select(&Tensor::new(rows, audio.device())?, 0)?;
-        Ok(Some(retrieval(&audio, &texts.embed(&captions)?, &caption_of)?))
+        Ok(Some(retrieval(audio, &texts.embed(&captions)?, &caption_of)?))
     }
 
     fn zero_shot(&self, audio: &Tensor, kept: &[usize], texts: &Texts<'_>) -> Result<Option<ZeroShotMetrics>> {
@@ -170,12 +167,7 @@ impl Evaluation {
         Ok(Some(zero_shot(&audio, &texts.embed(&prompts)?, &labels)?))
     }
 
-    fn embed_clips(
-        &self,
-        model: &ClapModel,
-        device: &Device,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Clips> {
+    fn embed_clips(&self, model: &ClapModel, device: &Device, progress: &mut dyn FnMut(usize, usize)) -> Result<Clips> {
         let (cache, extractor) = (Arc::clone(&self.cache), Arc::clone(&self.extractor));
         let policy = self.config.long_audio.unwrap_or_else(|| extractor.default_policy());
         let loader = LoaderConfig {
@@ -187,7 +179,9 @@ impl Evaluation {
         };
         let loader = Loader::new(Arc::clone(&self.data), loader, move |sample, rng| {
             let wave = cache.load(&sample.audio, extractor.config().sampling_rate)?;
-            extractor.extract(&wave, policy, Some(rng))
+            // Only the policy that is random by name draws; fusion keeps to the middle of each third.
+            let draws = matches!(policy, LongAudio::Random).then_some(rng as &mut dyn RngCore);
+            extractor.extract(&wave, policy, draws)
         });
         let (mut embeddings, mut kept, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
         for batch in loader {

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use clap_nn::{Mode, WindowGeometry};
+use clap_nn::{Activation, LayerNorm, Linear, Mode, WindowGeometry};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -41,7 +41,11 @@ fn compare(name: &str, shapes: &[&[usize]], fused: Op<'_>, composed: Op<'_>) -> 
     let (fused, composed) = (times(fused, &inputs)?, times(composed, &inputs)?);
     println!(
         "{name:<44} {:>8.2} {:>8.2} {:>10.2} {:>8.2} {:>8.1}x",
-        fused.0, fused.1, composed.0, composed.1, composed.1 / fused.1
+        fused.0,
+        fused.1,
+        composed.0,
+        composed.1,
+        composed.1 / fused.1
     );
     Ok(())
 }
@@ -84,8 +88,44 @@ fn softmax(shape: &[usize]) -> Result<()> {
     })
 }
 
+/// A Swin block's halves as one operation each, against the same layers one by one (themselves fused).
+fn block(batch: usize, side: usize, c: usize, heads: usize, shift: usize) -> Result<()> {
+    let geometry = WindowGeometry { height: side, width: side, window: 8, shift, heads };
+    let linear = |xs: &[Tensor], i: usize| Linear::from_parts(xs[i].clone(), Some(xs[i + 1].clone()));
+    let norm = |xs: &[Tensor]| LayerNorm::from_parts(xs[1].clone(), xs[2].clone(), 1e-5);
+    let tokens = side * side;
+    compare(
+        &format!("attention block [{batch},{tokens},{c}] shift {shift}"),
+        &[&[batch, tokens, c], &[c], &[c], &[3 * c, c], &[3 * c], &[c, c], &[c], &[heads, 64, 64]],
+        &|xs| {
+            let parts = (&linear(xs, 3), &xs[7], &linear(xs, 5));
+            clap_nn::window_attention_block(&xs[0], &norm(xs), parts, &geometry, 0.0, &mut Mode::eval())
+        },
+        &|xs| {
+            let qkv = linear(xs, 3).forward(&norm(xs).forward(&xs[0])?)?;
+            let ys = linear(xs, 5).forward(&clap_nn::window_attention(&qkv, &xs[7], &geometry)?)?;
+            clap_nn::residual(&xs[0], &ys, 0.0, &mut Mode::eval())
+        },
+    )?;
+    compare(
+        &format!("feed-forward block [{batch},{tokens},{c}]"),
+        &[&[batch, tokens, c], &[c], &[c], &[4 * c, c], &[4 * c], &[c, 4 * c], &[c]],
+        &|xs| {
+            let parts = (&linear(xs, 3), Activation::Gelu, &linear(xs, 5));
+            clap_nn::feed_forward_block(&xs[0], &norm(xs), parts, 0.0, &mut Mode::eval())
+        },
+        &|xs| {
+            let ys = clap_nn::gelu(&linear(xs, 3).forward(&norm(xs).forward(&xs[0])?)?)?;
+            clap_nn::residual(&xs[0], &linear(xs, 5).forward(&ys)?, 0.0, &mut Mode::eval())
+        },
+    )
+}
+
 fn main() -> Result<()> {
-    println!("{:<44} {:>8} {:>8} {:>10} {:>8} {:>9}", "operation (ms)", "fwd", "fwd+bwd", "composed", "fwd+bwd", "gain");
+    println!(
+        "{:<44} {:>8} {:>8} {:>10} {:>8} {:>9}",
+        "operation (ms)", "fwd", "fwd+bwd", "composed", "fwd+bwd", "gain"
+    );
     linear(16384, 96, 288)?;
     linear(616, 768, 3072)?;
     softmax(&[256, 4, 64, 64])?;
@@ -114,12 +154,9 @@ fn main() -> Result<()> {
             clap_nn::softmax::softmax_composed(&scores)?.matmul(&split(&xs[2])?)?.transpose(1, 2)?.contiguous()
         },
     )?;
-    compare(
-        "patch merge [64,1024,32]",
-        &[&[64, 1024, 32]],
-        &|xs| clap_nn::merge_patches(&xs[0], 32, 32),
-        &|xs| clap_nn::patch::merge_patches_composed(&xs[0], 32, 32),
-    )?;
+    compare("patch merge [64,1024,32]", &[&[64, 1024, 32]], &|xs| clap_nn::merge_patches(&xs[0], 32, 32), &|xs| {
+        clap_nn::patch::merge_patches_composed(&xs[0], 32, 32)
+    })?;
     compare(
         "patches 4x4 of [64,1,128,128]",
         &[&[64, 1, 128, 128]],
@@ -135,5 +172,11 @@ fn main() -> Result<()> {
     )?;
     compare("dropout [64,20,1024]", &[&[64, 20, 1024]], &|xs| clap_nn::dropout(&xs[0], 0.1, &mut mode()), &|xs| {
         candle_nn::ops::dropout(&xs[0], 0.1)
-    })
+    })?;
+    println!("-- halves of a Swin block: one operation against separate fused layers");
+    block(64, 32, 32, 2, 4)?;
+    block(64, 16, 64, 4, 4)?;
+    block(64, 8, 128, 8, 0)?;
+    block(4, 64, 96, 4, 4)?;
+    block(4, 32, 192, 8, 4)
 }

@@ -117,7 +117,7 @@ fn gelu_and_slope(x: f32) -> (f32, f32) {
 fn gelu_new_and_slope(x: f32) -> (f32, f32) {
     let s = math::sigmoid(tanh_argument(x));
     // d(2u)/dx of the argument below.
-    let slope = 1.595_769_1 * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
+    let slope = 1.595_769 * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
     (x * s, (x * slope * s).mul_add(1.0 - s, s))
 }
 
@@ -135,7 +135,7 @@ fn quick_gelu_and_slope(x: f32) -> (f32, f32) {
 /// 2u with u = √(2/π)·(x + 0.044715 x³): (1 + tanh u)/2 = σ(2u).
 #[inline(always)]
 fn tanh_argument(x: f32) -> f32 {
-    1.595_769_1 * x * (0.044_715 * x).mul_add(x, 1.0)
+    1.595_769 * x * (0.044_715 * x).mul_add(x, 1.0)
 }
 
 #[inline(always)]

@@ -28,7 +28,12 @@ pub fn attention(
 ) -> Result<Tensor> {
     let (b, t, c) = q.dims3()?;
     if heads == 0 || c % heads != 0 || k.dims() != q.dims() || v.dims() != q.dims() {
-        candle_core::bail!("attention with {heads} heads: {:?}, {:?} and {:?} do not fit", q.shape(), k.shape(), v.shape());
+        candle_core::bail!(
+            "attention with {heads} heads: {:?}, {:?} and {:?} do not fit",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
     }
     if key_mask.is_some_and(|mask| mask.dims() != [b, t]) {
         candle_core::bail!("attention over {:?} cannot take a key mask other than ({b}, {t})", q.shape());

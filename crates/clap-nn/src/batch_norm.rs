@@ -353,7 +353,8 @@ mod tests {
 
     /// A layer around the given weight and bias, with running statistics that differ by channel.
     fn layer(weight: &Tensor, bias: &Tensor) -> BatchNorm {
-        let ramp = Tensor::arange(0u32, weight.elem_count() as u32, &Device::Cpu).unwrap().to_dtype(weight.dtype()).unwrap();
+        let ramp =
+            Tensor::arange(0u32, weight.elem_count() as u32, &Device::Cpu).unwrap().to_dtype(weight.dtype()).unwrap();
         BatchNorm {
             weight: weight.clone(),
             bias: bias.clone(),
@@ -365,7 +366,9 @@ mod tests {
 
     #[test]
     fn twins_agree() {
-        for (shape, dim) in [(&[3usize, 5, 7, 11][..], 1), (&[7, 5], 1), (&[2, 3001, 9], 2), (&[4, 6, 1200], 1), (&[2, 3, 40, 8], 3)] {
+        for (shape, dim) in
+            [(&[3usize, 5, 7, 11][..], 1), (&[7, 5], 1), (&[2, 3001, 9], 2), (&[4, 6, 1200], 1), (&[2, 3, 40, 8], 3)]
+        {
             for is_train in [true, false] {
                 let channels = [shape[dim]];
                 let shapes = [shape, &channels, &channels];

@@ -176,13 +176,7 @@ impl CustomOp2 for Residual {
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        branch: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, xs: &Tensor, branch: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if self.scales.is_none() {
             return Ok((Some(grad.clone()), Some(grad.clone())));
         }

@@ -1,9 +1,7 @@
 //! Table look-up.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-
-use crate::init::TRANSFORMER;
+use candle_nn::{Init, VarBuilder};
 
 /// Rows of a table, by index.
 #[derive(Clone, Debug)]
@@ -12,9 +10,9 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// A table of `n` rows of width `d`, under `weight`.
-    pub fn new(n: usize, d: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get_with_hints((n, d), "weight", TRANSFORMER)? })
+    /// A table of `n` rows of width `d`, under `weight`, which begins as `init` says.
+    pub fn new(n: usize, d: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints((n, d), "weight", init)? })
     }
 
     /// The table (n, d).

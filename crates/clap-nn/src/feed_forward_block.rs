@@ -45,7 +45,8 @@ pub fn feed_forward_block(
         return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales.as_deref());
     };
     let parts = [&norm.weight, &norm.bias, fc1.weight(), b1, fc2.weight(), b2];
-    let fused = fusible(&[xs]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
+    let fused =
+        fusible(&[xs]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
     if !fused {
         return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales.as_deref());
     }
@@ -245,7 +246,9 @@ mod tests {
     #[test]
     fn twins_agree() {
         let scales = [1.25f32, 0.0, 1.25];
-        for (tokens, c, hidden, scales) in [(7, 5, 9, None), (700, 12, 33, Some(&scales[..])), (301, 32, 128, Some(&scales[..]))] {
+        for (tokens, c, hidden, scales) in
+            [(7, 5, 9, None), (700, 12, 33, Some(&scales[..])), (301, 32, 128, Some(&scales[..]))]
+        {
             let shapes: [&[usize]; 7] = [&[3, tokens, c], &[c], &[c], &[hidden, c], &[hidden], &[c, hidden], &[c]];
             for activation in [Activation::Gelu, Activation::Relu, Activation::GeluNew, Activation::QuickGelu] {
                 let fused = |xs: &[Tensor]| {

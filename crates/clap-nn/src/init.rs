@@ -10,9 +10,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::vars::{SeededBackend, Vars};
 
-/// Weights of a transformer's linear layers and embeddings: normal with standard deviation 0.02
-/// (timm's `trunc_normal_` cuts at ±2, a hundred deviations away).
-pub const TRANSFORMER: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+/// Weights of a transformer's linear layers and embeddings: normal with standard deviation `range`, the `initializer_range`
+/// of Hugging Face's configurations (timm's `trunc_normal_` cuts at ±2, far outside).
+pub fn normal(range: f64) -> Init {
+    Init::Randn { mean: 0.0, stdev: range }
+}
 
 /// PyTorch's default for convolutions and plain linear layers: uniform in ±1/√fan_in, weight and bias alike.
 pub fn torch_default(fan_in: usize) -> Init {
@@ -105,10 +107,10 @@ mod tests {
 
     #[test]
     fn values_depend_on_seed_and_name_only() {
-        let a = values(1, "x.weight", TRANSFORMER, (5, 7));
-        assert_eq!(a, values(1, "x.weight", TRANSFORMER, (5, 7)));
-        assert_ne!(a, values(2, "x.weight", TRANSFORMER, (5, 7)));
-        assert_ne!(a, values(1, "y.weight", TRANSFORMER, (5, 7)));
+        let a = values(1, "x.weight", normal(0.02), (5, 7));
+        assert_eq!(a, values(1, "x.weight", normal(0.02), (5, 7)));
+        assert_ne!(a, values(2, "x.weight", normal(0.02), (5, 7)));
+        assert_ne!(a, values(1, "y.weight", normal(0.02), (5, 7)));
     }
 
     #[test]
@@ -116,7 +118,7 @@ mod tests {
         let build = |names: [&str; 2]| {
             let (vars, vb) = seeded_vars(3, &Device::Cpu, DType::F32);
             for name in names {
-                vb.get_with_hints((4, 4), name, TRANSFORMER).unwrap();
+                vb.get_with_hints((4, 4), name, normal(0.02)).unwrap();
             }
             vars.get("b").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };

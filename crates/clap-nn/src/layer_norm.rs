@@ -21,6 +21,11 @@ impl LayerNorm {
         Ok(Self { weight, bias, eps })
     }
 
+    /// From existing tensors, (size) each.
+    pub fn from_parts(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
     /// (…, size) → (…, size).
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         layer_norm(xs, &self.weight, &self.bias, self.eps)
@@ -31,7 +36,12 @@ impl LayerNorm {
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let size = xs.dim(D::Minus1)?;
     if weight.dims() != [size] || bias.dims() != [size] {
-        candle_core::bail!("layer norm: weight {:?} and bias {:?} do not fit {:?}", weight.shape(), bias.shape(), xs.shape());
+        candle_core::bail!(
+            "layer norm: weight {:?} and bias {:?} do not fit {:?}",
+            weight.shape(),
+            bias.shape(),
+            xs.shape()
+        );
     }
     if fusible(&[xs, weight, bias]) && size > 0 {
         xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Fused { eps: eps as f32 })
@@ -86,7 +96,8 @@ impl CustomOp3 for Fused {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (x, w, g) = (Elements::of(xs, self.name()), Elements::of(weight, self.name()), Elements::of(&grad, self.name()));
+        let (x, w, g) =
+            (Elements::of(xs, self.name()), Elements::of(weight, self.name()), Elements::of(&grad, self.name()));
         let (x, w, g) = (x.get()?, w.get()?, g.get()?);
         let width = w.len();
         let rows = (x.len() / width).div_ceil(SHARES).max(parallel::rows_per_task(width));

@@ -35,6 +35,8 @@ pub mod window_attention;
 pub mod window_attention_block;
 
 #[cfg(test)]
+mod determinism;
+#[cfg(test)]
 mod twin;
 
 pub use activation::{Activation, gelu};

@@ -11,7 +11,6 @@ use crate::cpu::{
     slice,
     vectorise::vectorised,
 };
-use crate::init::TRANSFORMER;
 
 /// An affine map of the last dimension.
 #[derive(Clone, Debug)]
@@ -21,15 +20,15 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `weight` (output, input), normal with deviation 0.02, and `bias` (output), zero.
-    pub fn new(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    /// `weight` (output, input), which begins as `init` says, and `bias` (output), which begins as zero.
+    pub fn new(input: usize, output: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
         let bias = vb.get_with_hints(output, "bias", Init::Const(0.0))?;
-        Ok(Self { bias: Some(bias), ..Self::new_no_bias(input, output, vb)? })
+        Ok(Self { bias: Some(bias), ..Self::new_no_bias(input, output, init, vb)? })
     }
 
     /// `weight` (output, input) alone.
-    pub fn new_no_bias(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get_with_hints((output, input), "weight", TRANSFORMER)?, bias: None })
+    pub fn new_no_bias(input: usize, output: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints((output, input), "weight", init)?, bias: None })
     }
 
     /// From existing tensors: `weight` (output, input), `bias` (output).
@@ -188,7 +187,12 @@ impl Fused {
                 dx
             });
             let mut dw = vec![0.0; output * input];
-            MatrixMut::new(&mut dw, output, input).set(1.0, all.t(), Matrix::new(x, rows, input), Parallelism::Rayon(0));
+            MatrixMut::new(&mut dw, output, input).set(
+                1.0,
+                all.t(),
+                Matrix::new(x, rows, input),
+                Parallelism::Rayon(0),
+            );
             let db = if has_bias { column_sums(g, output) } else { Vec::new() };
             return Ok(Gradients { dx, dw, db });
         }
@@ -218,7 +222,8 @@ impl Fused {
             sums
         };
         let (dx, sums) = if need_dx {
-            let (dx, sums) = parallel::build_with(rows * input, share * input, |start, dx| work(start / input, Some(dx)));
+            let (dx, sums) =
+                parallel::build_with(rows * input, share * input, |start, dx| work(start / input, Some(dx)));
             (Some(dx), sums)
         } else {
             let starts: Vec<usize> = (0..rows).step_by(share).collect();

@@ -66,10 +66,8 @@ pub fn patches_composed(xs: &Tensor, (kh, kw): (usize, usize)) -> Result<Tensor>
 /// Gathers 2×2 neighbours: `xs` (B, H·W, C), row-major tokens, H and W even → (B, H/2·W/2, 4C) with the order
 /// (0,0), (1,0), (0,1), (1,1) of (row, column) offsets in the channels.
 pub fn merge_patches(xs: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (_, tokens, c) = xs.dims3()?;
-    if tokens != height * width || tokens == 0 || height % 2 != 0 || width % 2 != 0 {
-        candle_core::bail!("cannot merge 2x2 patches of {:?} as {height} x {width} tokens", xs.shape());
-    }
+    check_grid(xs, height, width)?;
+    let (_, _, c) = xs.dims3()?;
     if fusible(&[xs]) && xs.elem_count() > 0 {
         xs.contiguous()?.apply_op1(Moves::merge((height, width), c))
     } else {
@@ -77,10 +75,19 @@ pub fn merge_patches(xs: &Tensor, height: usize, width: usize) -> Result<Tensor>
     }
 }
 
+/// Tokens of an even grid.
+fn check_grid(xs: &Tensor, height: usize, width: usize) -> Result<()> {
+    let (_, tokens, _) = xs.dims3()?;
+    if tokens != height * width || tokens == 0 || !height.is_multiple_of(2) || !width.is_multiple_of(2) {
+        candle_core::bail!("cannot merge 2x2 patches of {:?} as {height} x {width} tokens", xs.shape());
+    }
+    Ok(())
+}
+
 /// [`merge_patches`] in candle's operations.
 pub fn merge_patches_composed(xs: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (b, tokens, c) = xs.dims3()?;
-    debug_assert_eq!(tokens, height * width);
+    let (b, _, c) = xs.dims3()?;
+    check_grid(xs, height, width)?;
     let (rows, columns) = (height / 2, width / 2);
     xs.reshape(&[b, rows, 2, columns, 2, c])?
         .permute([0, 1, 3, 4, 2, 5])? // (B, rows, columns, column offset, row offset, C)
@@ -206,7 +213,10 @@ mod tests {
     fn merging_keeps_the_order_of_swin() {
         let xs = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((1, 16, 1)).unwrap();
         let ys = merge_patches(&xs, 4, 4).unwrap().to_vec3::<f32>().unwrap();
-        assert_eq!(ys[0], [[0.0, 4.0, 1.0, 5.0], [2.0, 6.0, 3.0, 7.0], [8.0, 12.0, 9.0, 13.0], [10.0, 14.0, 11.0, 15.0]]);
+        assert_eq!(
+            ys[0],
+            [[0.0, 4.0, 1.0, 5.0], [2.0, 6.0, 3.0, 7.0], [8.0, 12.0, 9.0, 13.0], [10.0, 14.0, 11.0, 15.0]]
+        );
     }
 
     #[test]

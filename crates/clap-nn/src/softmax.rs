@@ -78,7 +78,12 @@ mod tests {
     #[test]
     fn twins_agree() {
         for shape in [&[3usize, 5, 7][..], &[2, 4000, 33], &[1, 1], &[9]] {
-            twin::check_twins(&[shape], 2e-6, |xs| softmax_last_dim(&(&xs[0] * 5.0)?), |xs| softmax_composed(&(&xs[0] * 5.0)?));
+            twin::check_twins(
+                &[shape],
+                2e-6,
+                |xs| softmax_last_dim(&(&xs[0] * 5.0)?),
+                |xs| softmax_composed(&(&xs[0] * 5.0)?),
+            );
         }
     }
 

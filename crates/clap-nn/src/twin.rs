@@ -12,7 +12,9 @@ pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
 }
 
 fn inputs(shapes: &[&[usize]], dtype: DType) -> Vec<Var> {
-    let make = |(i, shape): (usize, &&[usize])| Var::from_tensor(&random(i as u64 + 1, shape).to_dtype(dtype).unwrap()).unwrap();
+    let make = |(i, shape): (usize, &&[usize])| {
+        Var::from_tensor(&random(i as u64 + 1, shape).to_dtype(dtype).unwrap()).unwrap()
+    };
     shapes.iter().enumerate().map(make).collect()
 }
 
@@ -78,7 +80,11 @@ pub(crate) fn check_gradient(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Resul
                 value().to_scalar::<f64>().unwrap()
             };
             let slope = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-            assert!((slope - grad[i]).abs() < 1e-6 * slope.abs().max(1.0), "input {input}[{i}]: {} against {slope}", grad[i]);
+            assert!(
+                (slope - grad[i]).abs() < 1e-6 * slope.abs().max(1.0),
+                "input {input}[{i}]: {} against {slope}",
+                grad[i]
+            );
         }
         var.set(&Tensor::from_vec(start, var.shape(), &Device::Cpu).unwrap()).unwrap();
     }

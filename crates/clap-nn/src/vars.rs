@@ -12,7 +12,9 @@ pub enum LoadError {
     /// Names or shapes differ. Nothing was changed.
     #[error(
         "the tensors do not fit the model (missing: {}; not of this model: {}; of another shape: {}); check that the configuration belongs to these weights",
-        list(missing), list(unexpected), list(mismatched)
+        list(missing),
+        list(unexpected),
+        list(mismatched)
     )]
     Mismatch {
         /// Names the model has and the tensors have not.

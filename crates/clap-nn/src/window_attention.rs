@@ -39,7 +39,10 @@ pub(crate) fn check_geometry((tokens, c): (usize, usize), bias: &Tensor, geometr
     geometry.validate()?;
     let (heads, area) = (geometry.heads, geometry.area());
     if tokens != geometry.height * geometry.width || c % heads != 0 || bias.dims() != [heads, area, area] {
-        candle_core::bail!("window attention: {tokens} tokens of {c} channels and bias {:?} do not fit {geometry:?}", bias.shape());
+        candle_core::bail!(
+            "window attention: {tokens} tokens of {c} channels and bias {:?} do not fit {geometry:?}",
+            bias.shape()
+        );
     }
     Ok(())
 }
@@ -65,11 +68,14 @@ pub fn window_attention_composed(qkv: &Tensor, bias: &Tensor, geometry: &WindowG
     let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.t()?)?; // (B·windows, heads, N, N)
     let mut scores = scores.broadcast_add(&bias.unsqueeze(0)?)?;
     if geometry.shift > 0 {
-        let mask = Tensor::from_vec(region_mask(geometry), (1, windows, 1, area, area), device)?.to_dtype(qkv.dtype())?;
-        scores = scores
-            .reshape(&[b, windows, heads, area, area])?
-            .broadcast_add(&mask)?
-            .reshape((b * windows, heads, area, area))?;
+        let mask =
+            Tensor::from_vec(region_mask(geometry), (1, windows, 1, area, area), device)?.to_dtype(qkv.dtype())?;
+        scores = scores.reshape(&[b, windows, heads, area, area])?.broadcast_add(&mask)?.reshape((
+            b * windows,
+            heads,
+            area,
+            area,
+        ))?;
     }
     softmax_composed(&scores)?
         .matmul(&v)?
@@ -82,7 +88,8 @@ pub fn window_attention_composed(qkv: &Tensor, bias: &Tensor, geometry: &WindowG
 /// 0 or [`MASKED`] for each pair of tokens of each window (windows, N, N).
 fn region_mask(geometry: &WindowGeometry) -> Vec<f32> {
     let area = geometry.area();
-    let masks = (0..geometry.windows()).map(|window| window_mask(geometry, window).unwrap_or_else(|| vec![0.0; area * area]));
+    let masks =
+        (0..geometry.windows()).map(|window| window_mask(geometry, window).unwrap_or_else(|| vec![0.0; area * area]));
     masks.collect::<Vec<_>>().concat()
 }
 

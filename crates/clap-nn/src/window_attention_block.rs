@@ -1,7 +1,7 @@
 //! The attention half of a Swin block as one operation: `xs + drop_path(proj(window_attention(qkv(norm(xs)))))`.
 //!
 //! A task takes a few windows through the whole half while they are in its second-level cache; the backward pass makes the
-//! intermediates again. See [`crate::feed_forward_block`] for why.
+//! intermediates again. See [`mod@crate::feed_forward_block`] for why.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
@@ -34,14 +34,14 @@ pub fn window_attention_block(
 ) -> Result<Tensor> {
     let (batch, _, c) = xs.dims3()?;
     let scales = Drop::draw(drop_path, mode).map(|drop| drop.rows(batch));
-    let layers_fit =
-        qkv.weight().dims() == [3 * c, c] && proj.weight().dims() == [c, c] && norm.weight.dims() == [c];
+    let layers_fit = qkv.weight().dims() == [3 * c, c] && proj.weight().dims() == [c, c] && norm.weight.dims() == [c];
     let (Some(qkv_bias), Some(proj_bias)) = (qkv.bias(), proj.bias()) else {
         return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales.as_deref());
     };
     let parts = [&norm.weight, &norm.bias, qkv.weight(), qkv_bias, proj.weight(), proj_bias];
     let parameters = 4 * c * c + 6 * c;
-    let fused = fusible(&[xs, bias]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
+    let fused =
+        fusible(&[xs, bias]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
     if !fused {
         return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales.as_deref());
     }
@@ -208,7 +208,8 @@ impl Fused {
         add_columns(dbproj, g);
         MatrixMut::new(dattended, n, c).set(1.0, Matrix::new(g, n, c), wproj, Parallelism::None);
         for (index, window) in windows.clone().enumerate() {
-            let (narrow, wide) = (index * area * c..(index + 1) * area * c, index * area * 3 * c..(index + 1) * area * 3 * c);
+            let (narrow, wide) =
+                (index * area * c..(index + 1) * area * c, index * area * 3 * c..(index + 1) * area * 3 * c);
             let inputs = (&qkv[wide.clone()], bias, &dattended[narrow.clone()]);
             self.plan.backward(window, inputs, scratch, (&mut dqkv[wide], dbias), Some(&mut attended[narrow]));
         }

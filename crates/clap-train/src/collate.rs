@@ -146,3 +146,122 @@ impl Batch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap_audio::{FeatureConfig, Preset};
+    use clap_data::AudioSource;
+    use rand::SeedableRng;
+
+    /// A one-second clip with a label and two captions, and a collator under the given overrides.
+    fn bench(overrides: &[&str]) -> (tempfile::TempDir, Sample, Collate) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("clip.wav");
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: 8000,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut file = hound::WavWriter::create(&path, spec).unwrap();
+        for i in 0..8000i32 {
+            file.write_sample((i * i % 20_011 - 10_000) as i16).unwrap();
+        }
+        file.finalize().unwrap();
+        let sample = Sample {
+            id: "clip".to_owned(),
+            audio: AudioSource::File(path),
+            captions: vec!["first".to_owned(), "second".to_owned()],
+            labels: vec!["big_dog".to_owned()],
+            meta: serde_json::Value::Null,
+        };
+        let mut config = TrainConfig::default();
+        for assignment in overrides {
+            config.set(assignment).unwrap();
+        }
+        let features = FeatureConfig {
+            sampling_rate: 8000,
+            hop_length: 80,
+            fft_window_size: 256,
+            frequency_max: 4000.0,
+            feature_size: 16,
+            max_length_s: 0.5,
+            truncation: Truncation::RandTrunc,
+            ..FeatureConfig::default()
+        };
+        let extractor = FeatureExtractor::new(features, Preset::Hf).unwrap();
+        let collate = Collate::new(&config, Arc::new(WaveCache::new(1 << 20)), Arc::new(extractor)).unwrap();
+        (temp, sample, collate)
+    }
+
+    fn items(sample: &Sample, collate: &Collate, draws: u64) -> Vec<Item> {
+        (0..draws).map(|seed| collate.item(sample, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap()).collect()
+    }
+
+    fn mean(item: &Item) -> f32 {
+        item.features.data.iter().sum::<f32>() / item.features.data.len() as f32
+    }
+
+    #[test]
+    fn templates_come_up_as_often_as_asked() {
+        let count = |overrides: &[&str], text: &str| {
+            let (_temp, sample, collate) = bench(overrides);
+            items(&sample, &collate, 200).iter().filter(|item| item.text == text).count()
+        };
+        assert_eq!(count(&["data.template_probability=1"], "this is a sound of big dog"), 200);
+        assert_eq!(count(&["data.template_probability=0"], "this is a sound of big dog"), 0);
+        assert!((50..110).contains(&count(&["data.template_probability=0.4"], "this is a sound of big dog")));
+        assert!((75..125).contains(&count(&[], "second")));
+    }
+
+    #[test]
+    fn without_augmentation_every_draw_is_the_same() {
+        let (_temp, sample, collate) = bench(&["augment.random_crop=false"]);
+        let items = items(&sample, &collate, 5);
+        assert!(items.iter().all(|item| item.features == items[0].features));
+        assert_eq!((items[0].features.frames, items[0].features.bins), (51, 16));
+    }
+
+    #[test]
+    fn each_augmentation_does_its_part() {
+        let fixed = "augment.random_crop=false";
+        let (_temp, sample, collate) = bench(&[fixed]);
+        let plain = items(&sample, &collate, 1).swap_remove(0);
+
+        let (_temp, sample, collate) = bench(&["augment.random_crop=true"]);
+        assert_ne!(items(&sample, &collate, 1)[0].features.data, plain.features.data);
+
+        let (_temp, sample, collate) = bench(&[fixed, "augment.gain_db=[-6, -6]"]);
+        let softer = items(&sample, &collate, 1).swap_remove(0);
+        assert!((mean(&softer) - mean(&plain) + 6.0).abs() < 1e-3);
+
+        let (_temp, sample, collate) =
+            bench(&[fixed, "augment.spec_augment={ time_drop_width = 20, freq_drop_width = 4 }"]);
+        let fill = mean(&plain);
+        for item in items(&sample, &collate, 5) {
+            // A changed value is a filled one.
+            let changed = item.features.data.iter().zip(&plain.features.data).filter(|(a, b)| a != b);
+            assert!(changed.clone().all(|(a, _)| (a - fill).abs() < 1e-4));
+            assert!(changed.count() < plain.features.data.len() * 19 / 20);
+        }
+    }
+
+    #[test]
+    fn a_batch_stacks_clips_and_pads_texts() {
+        let (_temp, sample, collate) = bench(&[]);
+        let texts = ["a dog", "a big dog barks at another dog"];
+        let tokenizer = ClapTokenizer::train_bpe(&texts, 300).unwrap();
+        let mut items = items(&sample, &collate, 2);
+        for (item, text) in items.iter_mut().zip(texts) {
+            item.text = text.to_owned();
+        }
+        let batch = Batch::new(items, &collate.extractor, &tokenizer, 77, &Device::Cpu).unwrap();
+        assert_eq!(batch.input_features.dims(), [2, 1, 51, 16]);
+        assert_eq!(batch.is_longer.len(), 2);
+        let lengths: Vec<u32> = batch.attention_mask.sum(1).unwrap().to_vec1().unwrap();
+        assert_eq!(batch.input_ids.dims(), [2, lengths[1] as usize]);
+        assert!(lengths[0] < lengths[1]);
+        assert!(Batch::new(Vec::new(), &collate.extractor, &tokenizer, 77, &Device::Cpu).is_err());
+    }
+}

@@ -18,8 +18,10 @@
 //! [`RunFolder`]; every checkpoint is a Hugging Face model folder.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
+mod adam;
 pub mod collate;
 pub mod config;
+mod config_checks;
 mod config_keys;
 mod error;
 pub mod event;

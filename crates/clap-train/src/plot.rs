@@ -13,6 +13,9 @@ const TOP: f64 = 62.0;
 const BOTTOM: f64 = 48.0;
 /// No screen shows more points of a line than this; longer series are averaged.
 const MAX_POINTS: usize = 600;
+/// Base line of the legend's first line.
+const LEGEND_Y: f64 = 47.0;
+const REFERENCE_COLOUR: &str = "#8b8f94";
 const COLOURS: [&str; 6] = ["#3b82d6", "#e0752d", "#2f9e63", "#b0539c", "#c2483f", "#7d7f36"];
 
 /// One line of a [`Chart`].
@@ -69,32 +72,48 @@ impl Chart {
 
     fn draw(&self, svg: &mut String) -> std::fmt::Result {
         writeln!(svg, "<text class=\"title\" x=\"{LEFT}\" y=\"24\">{}</text>", escape(&self.title))?;
+        let legend = self.legend();
+        let top = TOP + legend.last().map_or(0.0, |(_, y)| *y - LEGEND_Y);
         let lines: Vec<Vec<(f64, f64)>> = self.series.iter().map(|s| thin(&s.points)).collect();
-        let Some(frame) = Frame::around(&lines, self.from_zero) else {
+        let Some(frame) = Frame::around(&lines, top, self.from_zero) else {
             return writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">no data</text>", HEIGHT / 2.0);
         };
         self.draw_axes(svg, &frame)?;
         let mut colours = COLOURS.iter().cycle();
-        let mut legend_x = LEFT;
-        for (series, points) in self.series.iter().zip(&lines) {
+        for ((series, points), (x, y)) in self.series.iter().zip(&lines).zip(legend) {
             let (colour, dash) = if series.reference {
-                ("#8b8f94", " stroke-dasharray=\"5 4\"")
+                (REFERENCE_COLOUR, " stroke-dasharray=\"5 4\"")
             } else {
-                (*colours.next().unwrap_or(&"#888"), "")
+                (*colours.next().expect("a cycle does not end"), "")
             };
             draw_line(svg, points, &frame, colour, dash)?;
             writeln!(
                 svg,
-                "<line x1=\"{legend_x:.1}\" y1=\"43\" x2=\"{:.1}\" y2=\"43\" stroke=\"{colour}\" stroke-width=\"2.5\"{dash}/>\
-                 <text x=\"{:.1}\" y=\"47\">{}</text>",
-                legend_x + 18.0,
-                legend_x + 24.0,
+                "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"2.5\"{dash}/>\
+                 <text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
+                y - 4.0,
+                x + 18.0,
+                y - 4.0,
+                x + 24.0,
                 escape(&series.name)
             )?;
-            // No font metrics here: 7 px a letter at 13 px is on the wide side of the usual sans-serif faces.
-            legend_x += 42.0 + 7.0 * series.name.chars().count() as f64;
         }
         Ok(())
+    }
+
+    /// Where each entry of the legend stands; a full line is followed by another.
+    fn legend(&self) -> Vec<(f64, f64)> {
+        let (mut x, mut y) = (LEFT, LEGEND_Y);
+        let place = |series: &Series| {
+            // No font metrics here: 8 px a letter is the wide side of the usual sans-serif faces at 13 px.
+            let width = 44.0 + 8.0 * series.name.chars().count() as f64;
+            if x > LEFT && x + width > WIDTH {
+                (x, y) = (LEFT, y + 19.0);
+            }
+            x += width;
+            (x - width, y)
+        };
+        self.series.iter().map(place).collect()
     }
 
     fn draw_axes(&self, svg: &mut String, frame: &Frame) -> std::fmt::Result {
@@ -123,8 +142,9 @@ impl Chart {
         }
         writeln!(
             svg,
-            "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\
+            "<path class=\"axis\" d=\"M{LEFT} {}V{bottom}H{right}\"/>\
              <text text-anchor=\"end\" x=\"{right}\" y=\"{}\">{}</text>",
+            frame.top,
             HEIGHT - 10.0,
             escape(&self.x_label)
         )
@@ -166,17 +186,18 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 /// The data's range on both axes.
 struct Frame {
+    top: f64,
     x: Axis,
     y: Axis,
 }
 
 impl Frame {
-    fn around(lines: &[Vec<(f64, f64)>], from_zero: bool) -> Option<Self> {
+    fn around(lines: &[Vec<(f64, f64)>], top: f64, from_zero: bool) -> Option<Self> {
         let points = || lines.iter().flatten();
         points().next()?;
         let x = Axis::exact(points().map(|p| p.0));
         let zero = from_zero.then_some(0.0);
-        Some(Self { x, y: Axis::rounded(points().map(|p| p.1).chain(zero)) })
+        Some(Self { top, x, y: Axis::rounded(points().map(|p| p.1).chain(zero)) })
     }
 
     fn x_of(&self, x: f64) -> f64 {
@@ -184,7 +205,7 @@ impl Frame {
     }
 
     fn y_of(&self, y: f64) -> f64 {
-        HEIGHT - BOTTOM - self.y.fraction(y) * (HEIGHT - TOP - BOTTOM)
+        HEIGHT - BOTTOM - self.y.fraction(y) * (HEIGHT - self.top - BOTTOM)
     }
 }
 
@@ -315,6 +336,16 @@ mod tests {
         assert_eq!(labels, ["0", "0.1", "0.2", "0.3"]);
         let steps = Axis::exact([0.0, 532.0].into_iter());
         assert_eq!(steps.ticks().map(|t| steps.label(t)).collect::<Vec<_>>(), ["0", "100", "200", "300", "400", "500"]);
+    }
+
+    #[test]
+    fn a_long_legend_continues_below() {
+        let series = (0..5).map(|i| Series::new(format!("a name of some length {i}"), vec![(0.0, 0.0), (1.0, 1.0)]));
+        let chart = Chart { series: series.collect(), ..Chart::default() };
+        let places = chart.legend();
+        assert!(places.iter().all(|(x, _)| x + 44.0 + 8.0 * 23.0 <= WIDTH), "{places:?}");
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1] || pair[0].1 < pair[1].1), "{places:?}");
+        assert!(places[4].1 > LEGEND_Y);
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Setup {
     /// Naming the key, file or value at fault: see [`Error`].
     pub fn open(mut config: TrainConfig) -> Result<Self> {
         config.validate()?;
+        config.resolve_paths(Path::new(""))?;
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
         let train = Arc::new(open_data("data.train", &config.data.train, config.data.train_split.as_ref(), &config)?);

@@ -157,7 +157,6 @@ fn a_run_learns_and_leaves_a_model_folder() {
     assert_eq!((done.steps, done.ending, done.skipped), (200, Ending::Epochs, 0));
     assert!(record.warnings.is_empty(), "{:?}", record.warnings);
     assert_eq!(record.evals.iter().map(|e| e.epoch).collect::<Vec<_>>(), [0, 10, 20, 30, 40, 50]);
-    println!("{:?}", record.steps.iter().map(|s| (s.loss * 100.0).round() / 100.0).collect::<Vec<_>>());
     // Four tones: the trained model tells them apart, the untrained one does not.
     assert!(done.best["zeroshot_acc1"] >= 0.75, "{:?}", done.best);
     assert_eq!(done.best["zeroshot_chance_acc1"], 0.25);

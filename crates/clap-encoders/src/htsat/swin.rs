@@ -7,10 +7,10 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use clap_nn::init::TRANSFORMER;
+use clap_nn::init::normal;
 use clap_nn::{
-    Activation, LayerNorm, Linear, Mode, WindowGeometry, merge_patches, relative_position_bias, residual,
-    window_attention,
+    Activation, LayerNorm, Linear, Mode, WindowGeometry, feed_forward_block, merge_patches, relative_position_bias,
+    residual, window_attention, window_attention_block,
 };
 
 use super::patch::LAYER_NORM_EPS;
@@ -82,15 +82,16 @@ impl Block {
         let blocks: usize = config.depths.iter().sum();
         let drop_path = config.drop_path_rate * (before + block) as f64 / (blocks.max(2) - 1) as f64;
         let attention = vb.pp("attention");
+        let init = normal(config.initializer_range);
         Ok(Self {
             norm1: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_before"))?,
-            qkv: Qkv::new(c, config.qkv_bias, attention.pp("self"))?,
-            bias: RelativeBias::new(window, heads, attention.pp("self"))?,
-            proj: Linear::new(c, c, attention.pp("output").pp("dense"))?,
+            qkv: Qkv::new(c, config.qkv_bias, init, attention.pp("self"))?,
+            bias: RelativeBias::new(window, heads, init, attention.pp("self"))?,
+            proj: Linear::new(c, c, init, attention.pp("output").pp("dense"))?,
             norm2: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_after"))?,
-            fc1: Linear::new(c, hidden, vb.pp("intermediate").pp("dense"))?,
+            fc1: Linear::new(c, hidden, init, vb.pp("intermediate").pp("dense"))?,
             act: config.hidden_act,
-            fc2: Linear::new(hidden, c, vb.pp("output").pp("dense"))?,
+            fc2: Linear::new(hidden, c, init, vb.pp("output").pp("dense"))?,
             geometry: WindowGeometry {
                 height: side,
                 width: side,
@@ -103,14 +104,17 @@ impl Block {
     }
 
     fn forward_t(&self, xs: &Tensor, mode: &mut Mode, at: (usize, usize), taps: &mut Taps<'_>) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?; // (B, side², 3C)
-        let ys = window_attention(&qkv, &self.bias.forward()?, &self.geometry)?; // (B, side², C)
-        let ys = self.proj.forward(&ys)?;
-        taps.see(format_args!("s{}b{}.attn", at.0, at.1), &ys);
-        let xs = residual(xs, &ys, self.drop_path, mode)?;
-        let ys = self.fc1.forward(&self.norm2.forward(&xs)?)?; // (B, side², hidden)
-        let ys = self.fc2.forward(&self.act.forward(&ys)?)?;
-        residual(&xs, &ys, self.drop_path, mode)
+        let (qkv, bias) = (self.qkv.join()?, self.bias.forward()?);
+        let xs = if taps.are_watched() {
+            let ys = window_attention(&qkv.forward(&self.norm1.forward(xs)?)?, &bias, &self.geometry)?; // (B, side², C)
+            let ys = self.proj.forward(&ys)?;
+            taps.see(format_args!("s{}b{}.attn", at.0, at.1), &ys);
+            residual(xs, &ys, self.drop_path, mode)?
+        } else {
+            // The same, without the branch's output ever being whole.
+            window_attention_block(xs, &self.norm1, (&qkv, &bias, &self.proj), &self.geometry, self.drop_path, mode)?
+        };
+        feed_forward_block(&xs, &self.norm2, (&self.fc1, self.act, &self.fc2), self.drop_path, mode) // (B, side², C)
     }
 }
 
@@ -129,8 +133,8 @@ enum Qkv {
 }
 
 impl Qkv {
-    fn new(c: usize, bias: bool, vb: VarBuilder<'_>) -> Result<Self> {
-        let get = |name: &str| vb.pp(name).get_with_hints((c, c), "weight", TRANSFORMER);
+    fn new(c: usize, bias: bool, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+        let get = |name: &str| vb.pp(name).get_with_hints((c, c), "weight", init);
         let weights = [get("query")?, get("key")?, get("value")?];
         let get = |name: &str| vb.pp(name).get_with_hints(c, "bias", Init::Const(0.0));
         let biases = match bias {
@@ -142,6 +146,7 @@ impl Qkv {
         if trainable { Ok(separate) } else { Ok(Self::Joined(separate.join()?)) }
     }
 
+    /// `(3C, C)`.
     fn join(&self) -> Result<Linear> {
         match self {
             Self::Joined(linear) => Ok(linear.clone()),
@@ -149,13 +154,6 @@ impl Qkv {
                 let bias = biases.as_ref().map(|b| Tensor::cat(b, 0)).transpose()?; // (3C)
                 Ok(Linear::from_parts(Tensor::cat(weights, 0)?, bias)) // (3C, C)
             }
-        }
-    }
-
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Joined(linear) => linear.forward(xs),
-            Self::Separate { .. } => self.join()?.forward(xs),
         }
     }
 }
@@ -170,9 +168,9 @@ struct RelativeBias {
 }
 
 impl RelativeBias {
-    fn new(window: usize, heads: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new(window: usize, heads: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
         let offsets = 2 * window - 1;
-        let table = vb.get_with_hints((offsets * offsets, heads), "relative_position_bias_table", TRANSFORMER)?;
+        let table = vb.get_with_hints((offsets * offsets, heads), "relative_position_bias_table", init)?;
         let index = clap_nn::relative_position_index(window);
         let index = Tensor::from_vec(index, window.pow(4), table.device())?;
         let mut bias = Self { table, index, spread: None };
@@ -202,9 +200,10 @@ struct PatchMerging {
 impl PatchMerging {
     fn new(config: &AudioConfig, stage: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let c = config.stage_width(stage);
+        let init = normal(config.initializer_range);
         Ok(Self {
             norm: LayerNorm::new(4 * c, LAYER_NORM_EPS, vb.pp("norm"))?,
-            reduction: Linear::new_no_bias(4 * c, 2 * c, vb.pp("reduction"))?,
+            reduction: Linear::new_no_bias(4 * c, 2 * c, init, vb.pp("reduction"))?,
             side: config.stage_side(stage),
         })
     }

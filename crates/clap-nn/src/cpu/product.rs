@@ -28,7 +28,10 @@ impl<'a> Matrix<'a> {
 
     /// A row-major matrix whose rows start `stride` elements apart.
     pub(crate) fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(stride >= columns && data.len() >= span(rows, columns, stride), "{rows} x {columns} by {stride} overruns");
+        assert!(
+            stride >= columns && data.len() >= span(rows, columns, stride),
+            "{rows} x {columns} by {stride} overruns"
+        );
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
@@ -63,7 +66,10 @@ impl<'a> MatrixMut<'a> {
     }
 
     pub(crate) fn strided(data: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(stride >= columns && data.len() >= span(rows, columns, stride), "{rows} x {columns} by {stride} overruns");
+        assert!(
+            stride >= columns && data.len() >= span(rows, columns, stride),
+            "{rows} x {columns} by {stride} overruns"
+        );
         Self { data, rows, columns, stride }
     }
 

@@ -1,3 +1,5 @@
+//! Checkpoints in and out, of files made here: what agrees loads bit-exact, what disagrees is named.
+
 mod torch_archive;
 
 use std::collections::HashMap;

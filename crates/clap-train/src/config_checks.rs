@@ -1,0 +1,153 @@
+//! Values that no run can have, refused before anything is opened.
+
+use crate::config::{ScheduleConfig, TrainConfig};
+use crate::error::{Error, Result};
+
+impl TrainConfig {
+    /// Checks every value that can be judged without opening the data.
+    ///
+    /// # Errors
+    /// Naming the first key at fault and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_data()?;
+        self.validate_model()?;
+        self.validate_optim()?;
+        let ScheduleConfig { epochs, max_minutes, .. } = self.schedule;
+        ensure(epochs >= 1, "schedule.epochs", || "is 0; a run has at least one epoch".to_owned())?;
+        if let Some(minutes) = max_minutes {
+            ensure(minutes.is_finite() && minutes > 0.0, "schedule.max_minutes", || {
+                format!("is {minutes}; give minutes above 0, or leave it out for no bound")
+            })?;
+        }
+        ensure(self.eval.batch_size >= 1, "eval.batch_size", || "is 0".to_owned())?;
+        ensure(!self.eval.select.is_empty(), "eval.select", || "is empty; name at least one metric".to_owned())?;
+        ensure(self.eval.template.contains("{label}"), "eval.template", || {
+            format!("{:?} has no {{label}}, so every class would get the same prompt", self.eval.template)
+        })
+    }
+
+    fn validate_data(&self) -> Result<()> {
+        let data = &self.data;
+        ensure(!data.train.as_os_str().is_empty(), "data.train", || {
+            "is not set; give a folder, a .tar or a pattern of shards".to_owned()
+        })?;
+        ensure(data.batch_size >= 2, "data.batch_size", || {
+            format!("is {}; a contrastive step compares at least 2 clips", data.batch_size)
+        })?;
+        ensure(data.workers >= 1, "data.workers", || "is 0; at least one thread prepares clips".to_owned())?;
+        ensure(data.prefetch >= 1, "data.prefetch", || "is 0; at least one batch is prepared ahead".to_owned())?;
+        ensure(data.max_tokens >= 3, "data.max_tokens", || {
+            format!("is {}; two special tokens and a word need 3", data.max_tokens)
+        })?;
+        let p = data.template_probability;
+        ensure((0.0..=1.0).contains(&p), "data.template_probability", || {
+            format!("is {p}; a probability lies between 0 and 1")
+        })?;
+        ensure(p == 0.0 || !data.templates.is_empty(), "data.templates", || {
+            "is empty while data.template_probability is above 0".to_owned()
+        })?;
+        for template in &data.templates {
+            ensure(template.contains("{label}"), "data.templates", || format!("{template:?} has no {{label}}"))?;
+        }
+        ensure((0.0..=1.0).contains(&data.balance), "data.balance", || {
+            format!("is {}; it lies between 0 (none) and 1 (all labels equally often)", data.balance)
+        })?;
+        if let Some([low, high]) = self.augment.gain_db {
+            ensure(low.is_finite() && high.is_finite() && low <= high, "augment.gain_db", || {
+                format!("is [{low}, {high}]; give two finite numbers, the smaller first")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_model(&self) -> Result<()> {
+        let model = &self.model;
+        if model.init.is_some() {
+            for (key, given) in [
+                ("model.audio", model.audio.is_some()),
+                ("model.text", model.text.is_some()),
+                ("features", self.features.is_some()),
+                ("data.tokenizer", self.data.tokenizer.is_some()),
+            ] {
+                ensure(!given, key, || "comes from the folder model.init; leave one of the two out".to_owned())?;
+            }
+            return Ok(());
+        }
+        ensure(self.data.tokenizer.is_some(), "data.tokenizer", || {
+            "is not set; give a tokenizer.json, or a model folder as model.init".to_owned()
+        })?;
+        Ok(())
+    }
+
+    fn validate_optim(&self) -> Result<()> {
+        let optim = &self.optim;
+        ensure(optim.lr.is_finite() && optim.lr > 0.0, "optim.lr", || {
+            format!("is {}; give a finite number above 0", optim.lr)
+        })?;
+        ensure(optim.betas.iter().all(|b| (0.0..1.0).contains(b)), "optim.betas", || {
+            format!("are {:?}; both lie in [0, 1)", optim.betas)
+        })?;
+        ensure(optim.eps.is_finite() && optim.eps > 0.0, "optim.eps", || format!("is {}", optim.eps))?;
+        ensure(optim.weight_decay.is_finite() && optim.weight_decay >= 0.0, "optim.weight_decay", || {
+            format!("is {}; give 0 or more", optim.weight_decay)
+        })?;
+        if let Some(norm) = optim.grad_clip_norm {
+            ensure(norm.is_finite() && norm > 0.0, "optim.grad_clip_norm", || {
+                format!("is {norm}; give a number above 0, or leave it out for no clipping")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, key: &str, reason: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::config(key, reason())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = "
+        [data]
+        train = 'clips'
+        tokenizer = 'tokenizer.json'
+        [model.audio]
+        depths = [2, 2]
+    ";
+
+    /// The error of a changed recipe, as the user reads it.
+    fn refused(assignments: &[&str]) -> String {
+        let mut config = TrainConfig::parse(RECIPE, "recipe.toml").unwrap();
+        for assignment in assignments {
+            if let Err(e) = config.set(assignment) {
+                return e.to_string();
+            }
+        }
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (assignments, key) in [
+            (&["data.batch_size=0"][..], "data.batch_size"),
+            (&["optim.lr=inf"], "optim.lr"),
+            (&["optim.lr=nan"], "optim.lr"),
+            (&["optim.lr=-1.0"], "optim.lr"),
+            (&["optim.betas=[0.9, 1.0]"], "optim.betas"),
+            (&["schedule.epochs=0"], "schedule.epochs"),
+            (&["schedule.max_minutes=0"], "schedule.max_minutes"),
+            (&["data.template_probability=1.5"], "data.template_probability"),
+            (&["data.template_probability=0.5", "data.templates=[]"], "data.templates"),
+            (&["eval.template=a sound"], "eval.template"),
+            (&["data.tokenizer="], "data.tokenizer"),
+            (&["data.train="], "data.train"),
+            (&["augment.gain_db=[4, -8]"], "augment.gain_db"),
+            (&["model.init=folder"], "model.audio"),
+            (&["optim.grad_clip_norm=0"], "optim.grad_clip_norm"),
+        ] {
+            let message = refused(assignments);
+            assert!(message.contains(key), "{assignments:?}: {message}");
+        }
+    }
+}
