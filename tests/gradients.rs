@@ -2,10 +2,11 @@
 //! training and in evaluation. candle's own LayerNorm and `softmax_last_dim` cut gradients without a word; this is the test
 //! that nothing of the kind came in.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap_encoders::{AudioConfig, ClapConfig, ClapModel, FusionType, TextConfig};
 use clap_nn::{Mode, Vars};
 use clap_tests::{fused_mel, token_ids, unit_fill};
+use clap_train::loss::contrastive;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -41,18 +42,6 @@ fn config(fusion: Option<FusionType>) -> ClapConfig {
         },
         ..ClapConfig::default()
     }
-}
-
-/// Symmetric cross-entropy over `exp(logit_scale_a) · A · Tᵀ`.
-fn loss(model: &ClapModel, audio: &Tensor, text: &Tensor) -> Tensor {
-    let logits = model.logits_per_audio(audio, text).unwrap();
-    let one_way = |logits: &Tensor| {
-        let logs = candle_nn::ops::log_softmax(logits, D::Minus1).unwrap();
-        let n = logs.dim(0).unwrap();
-        let diagonal = (logs * Tensor::eye(n, DType::F32, &Device::Cpu).unwrap()).unwrap();
-        (diagonal.sum_all().unwrap() * (-1.0 / n as f64)).unwrap()
-    };
-    ((one_way(&logits) + one_way(&logits.t().unwrap())).unwrap() * 0.5).unwrap()
 }
 
 /// Why a variable has no gradient by right, if it has none.
@@ -94,7 +83,8 @@ fn every_variable_learns(fusion: Option<FusionType>, train: bool) {
     let (ids, mask) = token_ids(batch, 12, config.text_config.vocab_size, 3, Some(&[12, 5, 9, 7]));
     let tokens = |values| Tensor::from_vec(values, (batch, 12), &Device::Cpu).unwrap();
     let text = model.text_embeds_t(&tokens(ids), &tokens(mask), &mut mode).unwrap();
-    let grads = loss(&model, &audio, &text).backward().unwrap();
+    let loss = contrastive(&audio, &text, &model.logit_scale_a().exp().unwrap()).unwrap();
+    let grads = loss.backward().unwrap();
 
     let mut faults = Vec::new();
     let mut count = 0;

@@ -127,7 +127,7 @@ fn an_unknown_key_in_a_recipe() {
 
 #[test]
 fn an_unknown_key_on_the_command_line() {
-    xtask(&["train", "--set", "optim.lr_rate=1e-3"]).fails(2, &["optim.lr_rate", "optim.lr"]);
+    xtask(&["train", "--set", "optim.lr_rate=1e-3"]).fails(2, &["optim.lr_rate", "`optim.lr`"]);
 }
 
 #[test]

@@ -97,6 +97,9 @@ pub(crate) fn tones(folder: &Path, train: usize, valid: usize) {
     std::fs::write(folder.join("metadata.csv"), rows).unwrap();
 }
 
+/// Steps of warm-up of [`recipe`].
+pub(crate) const WARMUP: usize = 4;
+
 /// A recipe for the smallest model of the real code, on the audiofolder `data`.
 pub(crate) fn recipe(file: &Path, data: &Path, tokenizer: &Path, epochs: usize) {
     let (data, tokenizer) = (data.display(), tokenizer.display());
@@ -120,6 +123,7 @@ patch_embeds_hidden_size = 16
 depths = [1, 1]
 num_attention_heads = [2, 4]
 hidden_size = 32
+initializer_range = 0.06
 window_size = 4
 spec_size = 64
 num_mel_bins = 32
@@ -129,6 +133,9 @@ num_hidden_layers = 1
 num_attention_heads = 4
 intermediate_size = 48
 max_position_embeddings = 32
+initializer_range = 0.06
+hidden_dropout_prob = 0.0
+attention_probs_dropout_prob = 0.0
 [features]
 feature_size = 32
 max_length_s = 1
@@ -136,7 +143,7 @@ truncation = "rand_trunc"
 [optim]
 lr = 2e-3
 [schedule]
-warmup = 4
+warmup = {WARMUP}
 epochs = {epochs}
 [eval]
 every = {epochs}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::cli::program::{Ran, recipe, tone, tones, xtask};
+use crate::cli::program::{Ran, WARMUP, recipe, tone, tones, xtask};
 
 /// A model trained by the program on four kinds of tones; made once for all tests of this binary.
 pub(crate) struct Trained {
@@ -39,6 +39,7 @@ pub(crate) fn trained() -> &'static Trained {
         xtask(&["tokenizer", "--data", &text(&data), "--vocab-size", "300", "--out", &text(&tokenizer)]).succeeds();
         recipe(&file, &data, &tokenizer, 40);
         let ran = xtask(&["train", "--config", &text(&file), "--out", &text(&folder.path().join("run"))]);
+        ran.succeeds();
         Trained { folder, ran }
     })
 }
@@ -47,7 +48,7 @@ pub(crate) fn trained() -> &'static Trained {
 fn train_learns_to_tell_four_tones_apart() {
     let trained = trained();
     let ran = trained.ran.succeeds();
-    assert!(ran.stdout.contains("top-1 accuracy") && ran.stdout.contains("chance"), "{ran:#?}");
+    assert!(ran.stdout.contains("zero-shot top-1") && ran.stdout.contains("chance"), "{ran:#?}");
     let args = ["eval", "--json", "--model", &trained.model(), "--data", &trained.data(), "--require", "acc1=0.7"];
     let records = xtask(&args).succeeds().json();
     assert_eq!(records.len(), 2);
@@ -93,10 +94,10 @@ fn a_run_folder_holds_what_it_should() {
         assert!(run.join(file).is_file(), "no {file}");
     }
     let report = std::fs::read_to_string(run.join("report.md")).unwrap();
-    let curves: Vec<&str> = report.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
-    assert!(curves.iter().any(|curve| curve.ends_with(".svg")), "{report}");
-    for curve in curves {
-        assert!(run.join(curve).is_file(), "the report names {curve}, which is not there");
+    let links: Vec<&str> = report.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.iter().any(|link| link.ends_with(".svg")), "{report}");
+    for link in links {
+        assert!(run.join(link).exists(), "the report names {link}, which is not there");
     }
     let hidden = std::fs::read_dir(run.join("checkpoints")).unwrap();
     for entry in hidden {
@@ -114,12 +115,43 @@ fn the_resolved_config_trains_the_same_model() {
         let out = folder.path().join(out);
         let args = ["train", "--config", &config, "--set", "schedule.epochs=2", "--out", &out.display().to_string()];
         xtask(&args).succeeds();
-        let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-        let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        events.filter(|event| event["event"] == "step").map(|event| event["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+        losses_of(&out)
     };
     let (first, second) = (losses("first"), losses("second"));
     assert!(first.len() >= 10 && first == second, "{first:?} {second:?}");
+    // The warm-up does not depend on the number of epochs.
+    assert_eq!(first[..WARMUP], losses_of(&trained.run())[..WARMUP]);
+}
+
+/// The loss of each step of a run.
+fn losses_of(run: &std::path::Path) -> Vec<f64> {
+    let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.filter(|event| event["event"] == "step").map(|event| event["loss"].as_f64().unwrap()).collect()
+}
+
+/// `eval` of a run folder takes prompt, front end and text length from the run, and so finds what training found.
+#[test]
+fn evaluating_a_run_gives_the_numbers_of_its_training() {
+    let trained = trained();
+    let report = std::fs::read_to_string(trained.run().join("metrics.jsonl")).unwrap();
+    let mut done = report.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let best = done.rfind(|event| event["event"] == "done").unwrap()["best"].clone();
+    let run = trained.run().display().to_string();
+    let records = xtask(&["eval", "--json", "--model", &run, "--data", &trained.data()]).succeeds().json();
+    for (record, prefix) in records.iter().zip(["zeroshot_", ""]) {
+        for (name, value) in record["metrics"].as_object().unwrap() {
+            let (found, before) = (value.as_f64().unwrap(), best[format!("{prefix}{name}")].as_f64().unwrap());
+            assert!((found - before).abs() < 1e-9, "{prefix}{name}: {found}, {before} in training");
+        }
+    }
+}
+
+/// The four views of an unfused model cannot be had.
+#[test]
+fn fusion_needs_a_fused_model() {
+    let arguments = ["embed", "--model", &trained().model(), "--long-audio", "fusion", "x.wav"];
+    xtask(&arguments).fails(2, &["--long-audio fusion", "windows"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! precision by up to 1e-4 dB, and from each other by up to 3e-4 dB.
 
 use clap_audio::{LogMel, MelBank, MelConfig, MelScale, Scratch};
-use clap_tests::Fixture;
+use clap_tests::{Fixture, record};
 
 /// In dB.
 const TOLERANCE: f64 = 1e-3;
@@ -26,7 +26,7 @@ pub(super) fn check(what: &str, ours: &[f32], theirs: &[f32], tolerance: f64) ->
         }
     }
     let (error, index) = worst;
-    println!("{what}: max error {error:.2e} over {} values", ours.len());
+    record("sound", what, &format!("{error:.1e}"), ours.len(), &format!("{tolerance:.0e} absolute"));
     assert!(error <= tolerance, "{what}: {error} at value {index} ({} is not {})", ours[index], theirs[index]);
     error
 }

@@ -12,15 +12,19 @@ use clap_encoders::{AudioConfig, ClapConfig, ClapModel, TextConfig};
 use clap_nn::init::seeded_vars;
 use clap_nn::{Mode, Vars};
 use clap_tests::{
-    Fixture, check_cosine, check_probe, check_values, probe_indices, recipe_weights, relative_error, synth_f32,
+    Fixture, check_cosine, check_probe, check_values, probe_indices, recipe_weights, record, relative_error, synth_f32,
 };
 use clap_train::loss::contrastive;
 use clap_train::{AdamConfig, Algorithm, Optimizer, Schedule};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// The first clip's number in the waveform recipe; the next clips follow.
-const FIRST_CLIP: u64 = 30;
+/// The first clip's number in the waveform recipe, the next clips follow: the manifest says "…, seeds 30..33)".
+fn first_clip(fixture: &Fixture) -> u64 {
+    let text = fixture.config()["waves"].as_str().unwrap();
+    let numbers = text.split("seeds ").nth(1).unwrap();
+    numbers.split("..").next().unwrap().parse().unwrap()
+}
 
 /// The fixture's model with the recipe's weights, and its batch.
 struct Case {
@@ -89,9 +93,9 @@ impl Case {
         assert!(missing.is_empty(), "gradients that the reference has not: {missing:?}");
         // A bias added before a softmax over keys has no gradient but rounding: nothing below this is a number.
         let whole = norms.iter().map(|(_, n)| n * n).sum::<f64>().sqrt();
-        let floor = whole * 3e-5;
+        let floor = whole * 1e-4;
         let (mut worst_point, mut worst_norm) = ((0.0, ""), (0.0, ""));
-        for (name, norm) in norms {
+        for &(name, norm) in &norms {
             let grad = ours.get(name).unwrap_or_else(|| panic!("{stage}: {name} has no gradient"));
             let values = flat(grad);
             let theirs = self.fixture.float(&format!("gradprobe/{stage}/{name}")).0;
@@ -104,9 +108,12 @@ impl Case {
             worst_point = if point > worst_point.0 { (point, name) } else { worst_point };
             worst_norm = if norm_error > worst_norm.0 { (norm_error, name) } else { worst_norm };
         }
-        println!("{stage}: gradient points {worst_point:?}, norms {worst_norm:?}");
-        assert!(worst_point.0 < 3e-4, "{stage}: gradient of {} is off by {:.2e}", worst_point.1, worst_point.0);
-        assert!(worst_norm.0 < 3e-4, "{stage}: norm of {} is off by {:.2e}", worst_norm.1, worst_norm.0);
+        for (what, worst) in [("points", worst_point), ("norms", worst_norm)] {
+            let key = format!("{stage} gradient {what}, worst {}", worst.1);
+            record(self.fixture.name(), &key, &format!("{:.1e}", worst.0), norms.len(), "1e-4");
+        }
+        assert!(worst_point.0 < 1e-4, "{stage}: gradient of {} is off by {:.2e}", worst_point.1, worst_point.0);
+        assert!(worst_norm.0 < 1e-4, "{stage}: norm of {} is off by {:.2e}", worst_norm.1, worst_norm.0);
     }
 
     /// Parameters after `steps` steps, in units of the learning rates summed so far: Adam moves each element by about the
@@ -141,7 +148,9 @@ impl Case {
                 }
             }
         }
-        println!("{stage}: {compared} of {all} elements, worst {worst:?} of the distance moved");
+        let key = format!("{stage}: {compared} of {all} elements, worst {}", worst.1);
+        let found = format!("{:.1e} of the distance moved", worst.0);
+        record(self.fixture.name(), &key, &found, compared, &format!("{tolerance:.0e}"));
         assert!(compared * 10 > all * 8, "only {compared} of {all} elements have a gradient to speak of");
         assert!(worst.0 < tolerance, "{stage}: {} is off by {:.2e} of the distance moved", worst.1, worst.0);
     }
@@ -199,7 +208,7 @@ fn log_mels(fixture: &Fixture, clips: usize) -> Tensor {
     })
     .unwrap();
     let mels = (0..clips as u64).map(|clip| {
-        let wave = synth_f32(number("clip_samples") as usize, FIRST_CLIP + clip);
+        let wave = synth_f32(number("clip_samples") as usize, first_clip(fixture) + clip);
         let mel = log_mel.compute(&wave, &mut Scratch::default());
         Tensor::from_vec(mel.data, (1, mel.frames, mel.bins), &Device::Cpu).unwrap()
     });
@@ -267,8 +276,8 @@ fn three_steps_of_adam() {
         optimizer.clamp_logit_scales().unwrap();
         moved += lr;
         match step {
-            0 => case.check_parameters(1, moved, 1e-3),
-            2 => case.check_parameters(3, moved, 1e-2),
+            0 => case.check_parameters(1, moved, 1e-4),
+            2 => case.check_parameters(3, moved, 1e-3),
             _ => {}
         }
     }

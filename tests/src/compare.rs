@@ -118,7 +118,7 @@ pub fn check_cosine(fixture: &Fixture, key: &str, tensor: &Tensor, least: f64) -
     let width = *shape.last().unwrap_or_else(|| panic!("{at}: a scalar has no cosine"));
     let rows = ours.chunks_exact(width).zip(theirs.chunks_exact(width));
     let min = rows.map(|(a, b)| cosine(a, b)).fold(f64::INFINITY, |m, c| if c.is_nan() { c } else { m.min(c) });
-    record(fixture, key, &format!("cosine ≥ {min:.9}"), ours.len(), &format!("{least}"));
+    record(fixture.name(), key, &format!("cosine ≥ {min:.9}"), ours.len(), &format!("{least}"));
     assert!(min >= least, "{at}: least cosine {min} is below {least}");
     min
 }
@@ -150,7 +150,7 @@ fn judge(f: &Fixture, key: &str, ours: &[f64], theirs: &[f64], magnitude: Option
     let at = format!("fixture {}: {key}", f.name());
     assert_eq!(ours.len(), theirs.len(), "{at}: we have {} points, the reference {}", ours.len(), theirs.len());
     let found = relative_error(ours, theirs, magnitude);
-    record(f, key, &format!("{:.1e}", found.max_rel), found.points, &format!("{rel_tol:.0e}"));
+    record(f.name(), key, &format!("{:.1e}", found.max_rel), found.points, &format!("{rel_tol:.0e}"));
     if found.max_rel > rel_tol {
         let distance = |i: usize| (ours[i] - theirs[i]).abs();
         let worst = (0..ours.len()).max_by(|&i, &j| distance(i).total_cmp(&distance(j))).unwrap_or(0);
@@ -167,8 +167,8 @@ fn judge(f: &Fixture, key: &str, ours: &[f64], theirs: &[f64], magnitude: Option
 
 /// One row of the parity table: printed, and appended to `PARITY_TABLE`.
 #[expect(clippy::print_stdout, reason = "the test harness captures it; --nocapture shows the table")]
-fn record(fixture: &Fixture, key: &str, found: &str, points: usize, bound: &str) {
-    let row = format!("| {} | {key} | {points} | {found} | {bound} |", fixture.name());
+pub fn record(fixture: &str, key: &str, found: &str, points: usize, bound: &str) {
+    let row = format!("| {fixture} | {key} | {points} | {found} | {bound} |");
     println!("{row}");
     if let Some(path) = std::env::var_os("PARITY_TABLE") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);

@@ -12,7 +12,7 @@ mod compare;
 mod fixture;
 mod recipe;
 
-pub use compare::{Comparison, check_cosine, check_probe, check_values, cosine, probe_indices, relative_error};
+pub use compare::{Comparison, check_cosine, check_probe, check_values, cosine, probe_indices, record, relative_error};
 pub use fixture::{Fixture, fixture_dir};
 pub use recipe::{
     SpecialTokens, fused_mel, is_recipe_tensor, name_seed, recipe_tensor, recipe_values, recipe_weights, scale_offset,

@@ -75,9 +75,10 @@ pub(crate) struct Eval {
     /// Split of the data (default: the whole of it if it has none, else valid, test or eval)
     #[arg(long)]
     pub(crate) split: Option<String>,
-    /// Prompt for zero-shot classification; {label} is replaced by the class name
-    #[arg(long, default_value = "this is a sound of {label}")]
-    pub(crate) template: String,
+    /// Prompt for zero-shot classification; {label} is replaced by the class name (default: the run's own, else "this is a
+    /// sound of {label}")
+    #[arg(long)]
+    pub(crate) template: Option<String>,
     /// Print one JSON line per task instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -110,7 +111,7 @@ pub(crate) struct Model {
     /// Model folder, run folder or hub id such as laion/clap-htsat-unfused (default: the best checkpoint of the last run)
     #[arg(long, value_name = "DIR_OR_ID")]
     pub(crate) model: Option<String>,
-    /// Front end to agree with: `hf` (transformers) or `laion` (laion_clap) (default: by the kind of model)
+    /// Front end to agree with: `hf` (transformers) or `laion` (laion_clap) (default: the run's own, else by the kind of model)
     #[arg(long)]
     pub(crate) preset: Option<Preset>,
     /// What to do with clips longer than the model's window (default: windows, or fusion for a fused model)
@@ -171,6 +172,9 @@ pub(crate) struct Tokenizer {
     /// Data set whose captions and labels are read (repeatable)
     #[arg(long, value_name = "DIR_OR_SHARDS", required = true)]
     pub(crate) data: Vec<PathBuf>,
+    /// Split of the data to read, so that held-out captions stay unseen (default: all)
+    #[arg(long)]
+    pub(crate) split: Option<String>,
     /// Text around a label, as the recipe's prompt has it
     #[arg(long, default_value = "this is a sound of {label}")]
     pub(crate) template: String,

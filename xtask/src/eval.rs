@@ -1,11 +1,11 @@
 //! `cargo xtask eval`: retrieval and zero-shot classification of a model on a data set.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap_audio::FeatureExtractor;
 use clap_data::{DataSet, OpenOptions, WaveCache};
-use clap_encoders::ClapTokenizer;
 use clap_eval::{Evaluation, EvaluationConfig, Record};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -26,11 +26,14 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let loaded = load(&args.model)?;
     let model = &loaded.model;
 
+    let defaults = EvaluationConfig::default();
+    let trained = loaded.run.as_ref();
+    let positions = model.config().text_config.max_tokens();
     let config = EvaluationConfig {
-        template: args.template,
+        template: args.template.or_else(|| trained.map(|run| run.eval.template.clone())).unwrap_or(defaults.template),
         long_audio: args.model.long_audio.map(Into::into),
         seed: args.model.seed,
-        max_tokens: ClapTokenizer::MAX_TOKENS.min(model.config().text_config.max_tokens()),
+        max_tokens: trained.map_or(defaults.max_tokens, |run| run.data.max_tokens).min(positions),
         ..EvaluationConfig::default()
     };
     let extractor = FeatureExtractor::new(model.extractor().config().clone(), model.extractor().preset())?;
@@ -56,6 +59,7 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     }
 
     let metrics = outcome.metrics();
+    let mut out = std::io::stdout();
     if args.json {
         for record in [
             outcome.zero_shot.as_ref().map(|found| Record::zero_shot(&data.name, &loaded.name, &data.split, found)),
@@ -64,16 +68,13 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
         .into_iter()
         .flatten()
         {
-            println!("{}", record.to_json_line());
+            writeln!(out, "{}", record.to_json_line())?;
         }
     } else {
         eprintln!("model {}\ndata  {}, split {}", loaded.name, data.name, data.split);
-        println!("{}", table::metrics(&metrics));
+        writeln!(out, "{}", table::metrics(&[("value", &metrics)]))?;
     }
-    let missed: Vec<String> = requirements
-        .iter()
-        .filter_map(|required| required.missed(&metrics).transpose())
-        .collect::<anyhow::Result<_>>()?;
+    let missed: Vec<String> = requirements.iter().filter_map(|required| required.missed(&metrics)).collect();
     if missed.is_empty() { Ok(Exit::Done) } else { Err(failure(Exit::NothingFound, missed.join("; "))) }
 }
 
@@ -92,28 +93,33 @@ fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
 
 /// `--require METRIC=VALUE`.
 struct Requirement {
+    /// Its name in [`clap_eval::Outcome::metrics`].
     metric: String,
     at_least: f64,
 }
 
 impl Requirement {
+    /// Classification's names may be written without `zeroshot_`.
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let parsed = text.split_once('=').and_then(|(metric, value)| {
-            Some(Self { metric: metric.to_owned(), at_least: value.parse().ok().filter(|v: &f64| v.is_finite())? })
-        });
-        parsed
-            .ok_or_else(|| failure(Exit::Usage, format!("--require {text}: write METRIC=VALUE, for example acc1=0.2")))
-    }
-
-    /// What to tell if the metric is below; classification's names may be written without `zeroshot_`.
-    fn missed(&self, metrics: &clap_train::Metrics) -> anyhow::Result<Option<String>> {
-        let value = metrics.get(&self.metric).or_else(|| metrics.get(&format!("zeroshot_{}", self.metric)));
-        let Some(value) = value else {
-            let known: Vec<&str> = metrics.keys().map(String::as_str).collect();
-            let text = format!("--require {}: no such metric; there are {}", self.metric, known.join(", "));
+        let parsed = text.split_once('=').and_then(|(metric, value)| Some((metric, value.parse::<f64>().ok()?)));
+        let Some((name, at_least)) = parsed.filter(|(_, value)| value.is_finite()) else {
+            return Err(failure(Exit::Usage, format!("--require {text}: write METRIC=VALUE, as in acc1=0.2")));
+        };
+        let known = clap_eval::metric_names();
+        let metric = [name.to_owned(), format!("zeroshot_{name}")].into_iter().find(|name| known.contains(name));
+        let Some(metric) = metric else {
+            let text = format!("--require {text}: there is no metric `{name}`; there are {}", known.join(", "));
             return Err(failure(Exit::Usage, text));
         };
-        let missed = *value < self.at_least;
-        Ok(missed.then(|| format!("{} is {value:.4}, below the required {}", self.metric, self.at_least)))
+        Ok(Self { metric, at_least })
+    }
+
+    /// What to tell if the metric is below, or was not measured.
+    fn missed(&self, metrics: &clap_train::Metrics) -> Option<String> {
+        match metrics.get(&self.metric) {
+            Some(value) if *value >= self.at_least => None,
+            Some(value) => Some(format!("{} is {value:.4}, below the required {}", self.metric, self.at_least)),
+            None => Some(format!("{} was required and could not be measured on this data", self.metric)),
+        }
     }
 }

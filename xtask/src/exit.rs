@@ -42,6 +42,13 @@ pub(crate) fn failure(exit: Exit, message: impl Into<String>) -> anyhow::Error {
 
 /// Prints what went wrong, cause by cause, and gives the code of its kind.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever reads our output may stop reading: `eval --json | head -1`.
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return Exit::Done.into();
+    }
     let mut told = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
@@ -55,7 +62,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     kind(error).into()
 }
 
-/// The kind of an error: the innermost type that has one decides.
+/// The kind of an error: the outermost type that has one decides.
 fn kind(error: &anyhow::Error) -> Exit {
     error.chain().find_map(kind_of).unwrap_or(Exit::Usage)
 }
@@ -69,7 +76,8 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = error.downcast_ref::<Train>() {
         return Some(match error {
             Train::Toml { .. } | Train::UnknownKey { .. } | Train::Config { .. } | Train::Features(_) => Exit::Usage,
-            Train::Data { .. } | Train::BadClip { .. } | Train::Io { .. } => Exit::Data,
+            Train::Data { source, .. } => return kind_of(source),
+            Train::BadClip { .. } | Train::NothingTrained { .. } | Train::Io { .. } => Exit::Data,
             Train::Model(model) => return kind_of(model),
             Train::Eval(eval) => return kind_of(eval),
             Train::Diverged { .. } | Train::State { .. } => Exit::Model,
@@ -80,12 +88,27 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = error.downcast_ref::<Model>() {
         return Some(match error {
             Model::Device { .. } | Model::Candle(_) => Exit::Device,
+            // A front end that cannot be is the model folder's fault, not the sound's.
+            Model::Audio(clap_audio::Error::Config { .. }) => Exit::Model,
             Model::Audio(_) | Model::Input { .. } => Exit::Data,
             _ => Exit::Model,
         });
     }
-    let data = error.is::<clap_data::Error>() || error.is::<clap_audio::Error>() || error.is::<clap_eval::Error>();
-    data.then_some(Exit::Data)
+    if let Some(error) = error.downcast_ref::<clap_eval::Error>() {
+        use clap_eval::Error as Eval;
+        return Some(match error {
+            Eval::Data(data) => return kind_of(data),
+            Eval::Model(model) => return kind_of(model),
+            Eval::NotFinite { .. } | Eval::ZeroRow { .. } => Exit::Model,
+            Eval::UnknownMetric { .. } => Exit::Usage,
+            Eval::Tensor(_) => Exit::Device,
+            _ => Exit::Data,
+        });
+    }
+    if let Some(clap_data::Error::Template { .. }) = error.downcast_ref() {
+        return Some(Exit::Usage);
+    }
+    (error.is::<clap_data::Error>() || error.is::<clap_audio::Error>()).then_some(Exit::Data)
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! This file parses and dispatches; each task is a module of its own name. Results go to standard output, talk to
 //! standard error. Exit codes are documented in [`exit`].
 
+#![expect(clippy::print_stderr, reason = "a program talks to its user there")]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
+
 mod args;
 mod ci;
 mod dataset;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap_audio::LongAudio;
 use clap_encoders::{Clap, EmbedOptions, LoadOptions};
-use clap_train::RunFolder;
+use clap_train::{RunFolder, TrainConfig};
 
 use crate::args;
 use crate::exit::{Exit, failure};
@@ -14,6 +14,8 @@ use crate::exit::{Exit, failure};
 pub(crate) struct Loaded {
     pub(crate) model: Clap,
     pub(crate) name: String,
+    /// What it was trained with, where it is a run of ours.
+    pub(crate) run: Option<TrainConfig>,
 }
 
 /// Loads the model of `args`, by default the best checkpoint of the last run.
@@ -22,15 +24,32 @@ pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
         Some(model) => model.clone(),
         None => last_run()?.display().to_string(),
     };
+    let path = Path::new(&name);
+    let run = run_config(path)?;
+    let trained_with = run.as_ref().map(|config| config.preset);
     let options = LoadOptions {
         device: clap_encoders::device(&args.device)?,
-        preset: args.preset.map(Into::into),
+        preset: args.preset.map(Into::into).or(trained_with),
         ..LoadOptions::default()
     };
-    let model = Clap::from_pretrained(model_folder(Path::new(&name)), &options)?;
-    let options =
-        EmbedOptions { long_audio: args.long_audio.map(Into::into), seed: Some(args.seed), ..EmbedOptions::default() };
-    Ok(Loaded { model: model.with_options(options), name })
+    let model = Clap::from_pretrained(model_folder(path), &options)?;
+    if matches!(args.long_audio, Some(args::LongAudio::Fusion)) && model.extractor().views() == 1 {
+        let text = "--long-audio fusion needs a fused model, and this one is not; use windows, head, center or random";
+        return Err(failure(Exit::Usage, text));
+    }
+    let options = EmbedOptions {
+        long_audio: args.long_audio.map(Into::into),
+        // Only the policy that is random by name draws.
+        seed: matches!(args.long_audio, Some(args::LongAudio::Random)).then_some(args.seed),
+        ..EmbedOptions::default()
+    };
+    Ok(Loaded { model: model.with_options(options), name, run })
+}
+
+/// The configuration of the run at `path`, if a run is there.
+fn run_config(path: &Path) -> anyhow::Result<Option<TrainConfig>> {
+    let config = RunFolder::config(path);
+    Ok(if RunFolder::best(path).is_dir() && config.is_file() { Some(TrainConfig::load(&config)?) } else { None })
 }
 
 /// A run folder stands for its best checkpoint; anything else is a model folder or a hub id already.

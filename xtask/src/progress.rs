@@ -3,6 +3,8 @@
 //! Where standard error is not a terminal the bar becomes a line every ten seconds.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap_train::event::{Eval, Event, Observer, Start, Step};
@@ -13,6 +15,7 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     terminal: bool,
     last_line: Option<Instant>,
+    interrupted: Arc<AtomicBool>,
 }
 
 /// Time between the lines of a run that nobody watches on a terminal.
@@ -28,6 +31,7 @@ impl Progress {
             bar: if terminal { ProgressBar::new(BAR_LENGTH) } else { ProgressBar::hidden() },
             terminal,
             last_line: None,
+            interrupted: interrupted(),
         }
     }
 
@@ -92,6 +96,10 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn stop_requested(&mut self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     fn event(&mut self, event: &Event) {
         match event {
             Event::Start(start) => self.start(start),
@@ -103,6 +111,22 @@ impl Observer for Progress {
             Event::Done(_) => self.bar.finish_and_clear(),
         }
     }
+}
+
+/// Set by the first Ctrl-C, which ends the run with an evaluation and a checkpoint; the second ends the process.
+fn interrupted() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    let installed = ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::Relaxed) {
+            std::process::abort();
+        }
+        eprintln!("stopping after this step, with an evaluation and a checkpoint; Ctrl-C again stops at once");
+    });
+    if let Err(error) = installed {
+        tracing::warn!(%error, "Ctrl-C will end the process at once");
+    }
+    flag
 }
 
 /// `3:07` for 187 seconds.

@@ -1,61 +1,72 @@
 //! Metrics as a person reads them: the number, and chance beside it.
 
+use clap_eval::HEADLINES;
 use clap_train::Metrics;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-/// Tables of zero-shot classification and of retrieval, as far as the metrics go.
-pub(crate) fn metrics(metrics: &Metrics) -> String {
-    let number = |name: &str| metrics.get(name).map_or_else(String::new, |value| format!("{value:.3}"));
-    let count = |name: &str| metrics.get(name).map_or_else(|| "?".to_owned(), |value| format!("{value:.0}"));
-
-    let mut tables = Vec::new();
-    if metrics.contains_key("zeroshot_acc1") {
-        let title = format!(
-            "zero-shot classification, {} clips, {} classes",
-            count("zeroshot_num_samples"),
-            count("zeroshot_num_classes")
-        );
-        let mut table = new_table(&[&title, "value", "chance"]);
-        for (label, name) in [
-            ("top-1 accuracy", "acc1"),
-            ("top-5 accuracy", "acc5"),
-            ("macro recall", "mean_per_class_recall"),
-            ("mAP@10", "mAP@10"),
-            ("median rank", "median_rank"),
-        ] {
-            let chance = match name {
-                // A guess is right for each class equally often.
-                "mean_per_class_recall" => number("zeroshot_chance_acc1"),
-                _ => number(&format!("zeroshot_chance_{name}")),
-            };
-            table.add_row([label.to_owned(), number(&format!("zeroshot_{name}")), chance]);
-        }
-        tables.push(table.to_string());
-    }
-    if metrics.contains_key("audio_to_text_R@1") {
-        let title = format!("retrieval, {} clips, {} captions", count("num_samples"), count("num_captions"));
-        let mut table = new_table(&[&title, "audio→text", "text→audio", "chance"]);
-        for (label, name) in
-            [("R@1", "R@1"), ("R@5", "R@5"), ("R@10", "R@10"), ("mAP@10", "mAP@10"), ("median rank", "median_rank")]
-        {
-            table.add_row([
-                label.to_owned(),
-                number(&format!("audio_to_text_{name}")),
-                number(&format!("text_to_audio_{name}")),
-                number(&format!("chance_{name}")),
-            ]);
-        }
-        tables.push(table.to_string());
-    }
-    tables.join("\n")
-}
-
-fn new_table(header: &[&str]) -> Table {
+/// The first metrics of some evaluations of the same clips, a column each, and what guessing gives.
+pub(crate) fn metrics(columns: &[(&str, &Metrics)]) -> String {
+    let Some((_, any)) = columns.first() else { return String::new() };
+    let cell = |metrics: &Metrics, name: &str| match metrics.get(name) {
+        Some(rank) if name.ends_with("_rank") => format!("{rank:.0}"),
+        Some(share) => format!("{share:.3}"),
+        None => String::new(),
+    };
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_preset(NOTHING);
+    table.set_header([&[""], &columns.iter().map(|(name, _)| *name).collect::<Vec<_>>()[..], &["chance"]].concat());
+    for headline in HEADLINES.iter().filter(|headline| any.contains_key(headline.name)) {
+        let mut row = vec![headline.label.to_owned()];
+        row.extend(columns.iter().map(|(_, metrics)| cell(metrics, headline.name)));
+        row.push(headline.chance.map_or_else(String::new, |chance| cell(any, chance)));
+        table.add_row(row);
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
+    let mut text = table.to_string();
+    for note in notes(any) {
+        text.push_str("\n ");
+        text.push_str(&note);
+    }
+    text
+}
+
+/// What the numbers are of, and how far they can be trusted.
+fn notes(metrics: &Metrics) -> Vec<String> {
+    let count = |name: &str| metrics.get(name).copied().unwrap_or_default() as usize;
+    let mut notes = Vec::new();
+    if metrics.contains_key("zeroshot_acc1") {
+        let (clips, present) = (count("zeroshot_num_samples"), count("zeroshot_num_classes_present"));
+        notes.push(format!("{clips} clips of {present} classes among {}", count("zeroshot_num_classes")));
+    }
+    if metrics.contains_key("audio_to_text_R@1") {
+        let mut text = format!("{} clips, {} captions", count("num_samples"), count("num_captions"));
+        let tied = count("audio_to_text_tied");
+        if tied > 0 {
+            text.push_str(&format!(
+                "; for {tied} clips another clip has the same caption or score: the earlier one is ranked first"
+            ));
+        }
+        notes.push(text);
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_stands_beside_chance() {
+        let metrics: Metrics =
+            [("zeroshot_acc1", 0.27), ("zeroshot_chance_acc1", 0.0093), ("zeroshot_num_samples", 167.0)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into();
+        let text = super::metrics(&[("best", &metrics), ("last", &metrics)]);
+        let line = text.lines().find(|line| line.contains("zero-shot top-1")).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["zero-shot", "top-1", "0.270", "0.270", "0.009"]);
+        assert!(!text.contains("R@1") && text.contains("167 clips"));
+    }
 }

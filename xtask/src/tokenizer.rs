@@ -1,6 +1,7 @@
 //! `cargo xtask tokenizer`: a byte-level BPE tokenizer of the captions of a data set.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 
 use clap_data::OpenOptions;
 use clap_data::caption::{readable, template};
@@ -15,7 +16,10 @@ pub(crate) fn run(args: args::Tokenizer) -> anyhow::Result<Exit> {
     let mut texts = Vec::new();
     let mut words = BTreeSet::new();
     for path in &args.data {
-        let data = clap_data::open(path, &OpenOptions::default())?;
+        let data = clap_data::open(path, &OpenOptions { split: args.split.clone(), ..OpenOptions::default() })?;
+        for skipped in &data.skipped {
+            eprintln!("skipped {skipped}");
+        }
         for sample in &data.samples {
             texts.extend(sample.captions.iter().cloned());
             texts.extend(sample.labels.iter().map(|label| prompt.fill(&readable(label))));
@@ -24,12 +28,13 @@ pub(crate) fn run(args: args::Tokenizer) -> anyhow::Result<Exit> {
     words.extend(texts.iter().flat_map(|text| text.split_whitespace().map(str::to_owned)));
     let tokenizer = ClapTokenizer::train_bpe(&texts, args.vocab_size)?;
     tokenizer.save(&args.out)?;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{}: {} tokens from {} texts of {} distinct words",
         args.out.display(),
         tokenizer.vocab_size(),
         texts.len(),
         words.len()
-    );
+    )?;
     Ok(Exit::Done)
 }

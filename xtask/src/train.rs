@@ -1,5 +1,6 @@
 //! `cargo xtask train`: one recipe, one run folder, progress on the terminal, the numbers at the end.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap_train::{TrainConfig, Trainer};
@@ -41,7 +42,7 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
         },
     );
     if !done.best.is_empty() {
-        println!("{}", table::metrics(&done.best));
+        writeln!(std::io::stdout(), "{}", table::metrics(&[("best", &done.best), ("last", &done.last)]))?;
     }
     eprintln!("report      {}", run.join("report.md").display());
     eprintln!("checkpoint  {}", clap_train::RunFolder::best(&run).display());

@@ -1,19 +1,13 @@
-//! Augmentation for training. Nothing here is random unless a generator is handed over.
+//! Augmentation for training: gain, mixup and SpecAugment. Nothing here is random unless a generator is handed over.
+//!
+//! Random cropping is [`crate::LongAudio::Random`], a policy of the extractor.
 
 use rand::Rng;
 
-/// A part of `len` samples at a uniform start; the whole clip when it is not longer than that.
-pub fn random_crop<'a>(samples: &'a [f32], len: usize, rng: &mut (impl Rng + ?Sized)) -> &'a [f32] {
-    match samples.len().checked_sub(len) {
-        None | Some(0) => samples,
-        Some(room) => {
-            let start = rng.random_range(0..=room);
-            &samples[start..start + len]
-        }
-    }
-}
+use crate::decibel::FLOOR_DB;
 
-/// Makes samples louder (or softer) by `decibels`: a factor of `10^(decibels / 20)`.
+/// Makes samples louder (or softer) by `decibels`: a factor of `10^(decibels / 20)`. [`gain_log_mel`] is the cheaper way
+/// where nothing but the spectrogram is needed.
 pub fn gain(samples: &mut [f32], decibels: f32) {
     let factor = 10f32.powf(decibels / 20.0);
     for sample in samples {
@@ -21,10 +15,12 @@ pub fn gain(samples: &mut [f32], decibels: f32) {
     }
 }
 
-/// The gain of [`gain`], applied to a log-mel spectrogram in dB: an addition. The floor of -100 dB stays where it is.
+/// The gain of [`gain`], applied to a log-mel spectrogram in dB: an addition.
+///
+/// Values at the floor of -100 dB stay there, as silence does whatever the factor; no value falls below it.
 pub fn gain_log_mel(mel: &mut [f32], decibels: f32) {
-    for value in mel {
-        *value = (*value + decibels).max(crate::decibel::FLOOR_DB);
+    for value in mel.iter_mut().filter(|value| **value > FLOOR_DB) {
+        *value = (*value + decibels).max(FLOOR_DB);
     }
 }
 
@@ -109,21 +105,6 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     #[test]
-    fn a_crop_reaches_both_ends_and_no_further() {
-        let samples: Vec<f32> = (0..10).map(|i| i as f32).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut starts = [0; 4];
-        for _ in 0..200 {
-            let crop = random_crop(&samples, 7, &mut rng);
-            assert_eq!(crop.len(), 7);
-            starts[crop[0] as usize] += 1;
-        }
-        assert!(starts.iter().all(|&n| n > 20), "{starts:?}");
-        assert_eq!(random_crop(&samples, 10, &mut rng), &samples[..]);
-        assert_eq!(random_crop(&samples, 11, &mut rng), &samples[..]);
-    }
-
-    #[test]
     fn gain_on_samples_and_on_log_mel_agree() {
         let mut samples = [0.5, -0.25];
         gain(&mut samples, 20.0);
@@ -131,6 +112,9 @@ mod tests {
         let mut mel = [-30.0, -99.0, -100.0];
         gain_log_mel(&mut mel, -6.0);
         assert_eq!(mel, [-36.0, -100.0, -100.0]);
+        let mut mel = [-30.0, -100.0];
+        gain_log_mel(&mut mel, 4.0);
+        assert_eq!(mel, [-26.0, -100.0], "a positive gain does not make silence audible");
     }
 
     #[test]

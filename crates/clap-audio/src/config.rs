@@ -87,6 +87,10 @@ impl FeatureConfig {
         Self { frequency_min: 50.0, truncation, ..Self::default() }
     }
 
+    /// The most values that the features of one clip may have, 1 GiB as f32: a bound on the memory that a configuration
+    /// file can ask for. The published models have 256,256.
+    pub const MAX_VALUES: u64 = 1 << 28;
+
     /// The window in samples.
     pub fn max_samples(&self) -> usize {
         (self.max_length_s * f64::from(self.sampling_rate)).round() as usize
@@ -142,6 +146,20 @@ impl FeatureConfig {
                 key: "max_length_s",
                 value: self.max_length_s.to_string(),
                 reason: format!("must give between 1 and {MAX_FRAMES} samples at {} Hz", self.sampling_rate),
+            });
+        }
+        // No overflow: each factor was bounded above.
+        let values = self.frames() as u64 * self.feature_size as u64 * self.views() as u64;
+        if values > Self::MAX_VALUES {
+            return Err(Error::Config {
+                key: "hop_length",
+                value: self.hop_length.to_string(),
+                reason: format!(
+                    "with max_length_s {} and feature_size {} a clip would have {values} features, {} is the limit",
+                    self.max_length_s,
+                    self.feature_size,
+                    Self::MAX_VALUES
+                ),
             });
         }
         Ok(())
@@ -257,6 +275,12 @@ mod tests {
         FeatureConfig::default().validate().unwrap();
         check_invalid(FeatureConfig { sampling_rate: 100, frequency_max: 40.0, ..Default::default() }, "sampling_rate");
         check_invalid(FeatureConfig { hop_length: 0, ..Default::default() }, "hop_length");
+        // 2^29 frames of 1024 bins in 4 views: 8 TiB.
+        check_invalid(
+            FeatureConfig { hop_length: 1, feature_size: 1024, max_length_s: 11_184.0, ..Default::default() },
+            "hop_length",
+        );
+        check_invalid(FeatureConfig { fft_window_size: 1 << 17, ..Default::default() }, "fft_window_size");
         for seconds in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
             check_invalid(FeatureConfig { max_length_s: seconds, ..Default::default() }, "max_length_s");
         }

@@ -2,6 +2,9 @@
 //!
 //! Mixing down happens packet by packet, so that memory is bounded by the mono result ([`MAX_FRAMES`]), whatever the
 //! header claims. The content decides the format; the extension is a hint only.
+//!
+//! A lossless file that ends before its header's length is [`Error::Truncated`]. Lossy streams (MP3, AAC, Vorbis) state no
+//! exact length: one cut short simply ends where its bytes end.
 
 use std::fs::File;
 use std::io::{Cursor, ErrorKind};
@@ -70,7 +73,7 @@ pub fn decode_bytes(name: &str, bytes: &[u8], channels: Channels) -> Result<Wave
 /// Decodes and checks the samples. A panic of the decoder on hostile input becomes an error.
 fn decode_source(name: &str, source: Box<dyn MediaSource + '_>, channels: Channels) -> Result<Waveform> {
     // Nothing of ours outlives the unwinding: the stream is dropped with it.
-    let outcome = catch_unwind(AssertUnwindSafe(|| Stream::open(name, source)?.read_all(channels)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| Stream::open(name, source)?.read_all(channels, MAX_FRAMES)));
     let wave = outcome.unwrap_or_else(|_| Err(corrupt(name, "the decoder gave up on it")))?;
     if wave.samples.is_empty() {
         return Err(Error::NoSamples { name: name.to_owned() });
@@ -128,7 +131,8 @@ impl<'a> Stream<'a> {
         Ok(Self { name, format, track })
     }
 
-    fn read_all(mut self, channels: Channels) -> Result<Waveform> {
+    /// The whole clip, of at most `limit` samples.
+    fn read_all(mut self, channels: Channels, limit: u64) -> Result<Waveform> {
         // The header's length may be a lie: reserve no more than a minute for it.
         let expected = self.track.declared.unwrap_or(0).min(60 * u64::from(self.track.rate));
         let mut samples = Vec::with_capacity(expected as usize);
@@ -172,13 +176,12 @@ impl<'a> Stream<'a> {
                 }
                 Err(error) => return Err(damage(self.name, &error)),
             }
-            if samples.len() as u64 > MAX_FRAMES {
+            if samples.len() as u64 > limit {
                 let frames = samples.len() as u64;
-                return Err(Error::TooLong { name: self.name.to_owned(), frames, limit: MAX_FRAMES });
+                return Err(Error::TooLong { name: self.name.to_owned(), frames, limit });
             }
         }
-        // A stream cut out of a longer one may start or end with an incomplete packet, as players accept.
-        if bad > 2 + packets / 100 {
+        if is_damaged(packets, bad) {
             let reason = format!("{bad} of {packets} packets cannot be decoded ({last_damage})");
             return Err(corrupt(self.name, &reason));
         }
@@ -223,6 +226,12 @@ impl Track {
         let declared = if states_exact_length(params.codec) { track.num_frames } else { None };
         Ok(Self { decoder, id: track.id, rate, declared })
     }
+}
+
+/// Whether so many of the packets are bad that the sound is not worth keeping. A stream cut out of a longer one may start
+/// and end with an incomplete packet, as players accept; of a short one that must not be the larger part.
+fn is_damaged(packets: u64, bad: u64) -> bool {
+    bad > 2 + packets / 100 || 2 * bad > packets
 }
 
 /// Refuses what no recording has before any memory is spent on it; returns the sample rate.

@@ -128,10 +128,14 @@ impl FeatureExtractor {
     ///
     /// # Errors
     /// [`Error::SampleRate`], [`Error::NoSamples`] and [`Error::NotFinite`] for the waveform, [`Error::Policy`] for a
-    /// policy that the configuration or the missing generator does not allow.
+    /// policy that the configuration or the missing generator does not allow, and for fusion of a clip whose spectrogram has
+    /// more than [`FeatureConfig::MAX_VALUES`] values.
     pub fn extract(&self, wave: &Waveform, policy: LongAudio, rng: Option<&mut dyn RngCore>) -> Result<Vec<Features>> {
         self.check(wave)?;
         let placements = self.place(wave.samples.len(), policy, rng)?;
+        for &placement in &placements {
+            self.check_memory(wave.samples.len(), placement)?;
+        }
         Ok(placements.into_iter().map(|placement| self.views_at(&wave.samples, placement)).collect())
     }
 
@@ -155,6 +159,7 @@ impl FeatureExtractor {
             let reason = format!("does not fit a clip of {len} samples or the truncation {:?}", self.config.truncation);
             return Err(Error::Policy { policy: format!("{placement:?}"), reason });
         }
+        self.check_memory(len, placement)?;
         Ok(self.views_at(&wave.samples, placement))
     }
 
@@ -179,6 +184,17 @@ impl FeatureExtractor {
             return Err(Error::NoSamples { name: "waveform".to_owned() });
         }
         check_finite("waveform", &wave.samples)
+    }
+
+    /// Fusion shrinks the spectrogram of the whole clip, however long; the other placements are bounded by the window.
+    fn check_memory(&self, len: usize, placement: Placement) -> Result<()> {
+        let values = self.log_mel.frames(len) as u64 * self.config.feature_size as u64;
+        if matches!(placement, Placement::Fusion(_)) && values > FeatureConfig::MAX_VALUES {
+            let limit = FeatureConfig::MAX_VALUES;
+            let reason = format!("the clip's spectrogram has {values} values, {limit} is the limit; cut it into parts");
+            return Err(Error::Policy { policy: LongAudio::Fusion.to_string(), reason });
+        }
+        Ok(())
     }
 
     /// Where a policy takes its views in a clip of `len` samples.

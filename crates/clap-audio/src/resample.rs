@@ -35,8 +35,8 @@ const BLOCK: usize = 8192;
 /// Plans kept by [`Resampler::cached`]. A data set has a handful of rates; more means hostile headers.
 const CACHED_PLANS: usize = 16;
 
-/// Plans by ratio.
-type Plans = HashMap<(usize, usize), Arc<Plan>>;
+/// Plans of ratios with a longer term are not kept: they take 100 MB, and no two files share such a rate.
+const MAX_CACHED_TERM: usize = 8 * BLOCK;
 
 /// `round(len * to / from)`: the length after resampling.
 pub(crate) fn resampled_len(len: usize, from: u32, to: u32) -> usize {
@@ -72,14 +72,9 @@ impl Resampler {
     /// # Errors
     /// As [`Resampler::new`].
     pub fn cached(from: u32, to: u32) -> Result<Self> {
-        static PLANS: LazyLock<Mutex<Plans>> = LazyLock::new(Mutex::default);
+        static PLANS: LazyLock<Plans> = LazyLock::new(Plans::default);
         let (p, q) = ratio(from, to)?;
-        let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= CACHED_PLANS && !plans.contains_key(&(p, q)) {
-            plans.clear();
-        }
-        let plan = Arc::clone(plans.entry((p, q)).or_insert_with(|| Arc::new(Plan::new(p, q))));
-        Ok(Self { from, to, plan })
+        Ok(Self { from, to, plan: PLANS.get(p, q, || Plan::new(p, q)) })
     }
 
     /// `round(samples.len() * to / from)` samples; outside of its ends the sound counts as silence.
@@ -103,6 +98,32 @@ fn ratio(from: u32, to: u32) -> Result<(usize, usize)> {
         (a, b) = (b, a % b);
     }
     Ok(((from / a) as usize, (to / a) as usize))
+}
+
+/// Plans by ratio, shared by all threads.
+#[derive(Default)]
+struct Plans {
+    kept: Mutex<HashMap<(usize, usize), Arc<Plan>>>,
+}
+
+impl Plans {
+    /// The plan of a ratio. It is designed outside the lock, so that no thread waits for another's ratio; two threads
+    /// that meet a new ratio at once both design it, and one plan is kept.
+    fn get(&self, p: usize, q: usize, design: impl FnOnce() -> Plan) -> Arc<Plan> {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = kept().get(&(p, q)) {
+            return Arc::clone(plan);
+        }
+        let plan = Arc::new(design());
+        if p.max(q) > MAX_CACHED_TERM {
+            return plan;
+        }
+        let mut kept = kept();
+        if kept.len() >= CACHED_PLANS && !kept.contains_key(&(p, q)) {
+            kept.clear();
+        }
+        Arc::clone(kept.entry((p, q)).or_insert(plan))
+    }
 }
 
 /// Everything that depends on the ratio p:q alone.
@@ -357,6 +378,32 @@ mod tests {
                 resampled_len(len, 44_100, 48_000)
             );
         }
+    }
+
+    #[test]
+    fn plans_are_shared_and_designed_outside_the_lock() {
+        let plans = Plans::default();
+        let first = plans.get(147, 160, || {
+            assert!(plans.kept.try_lock().is_ok(), "other threads can go on");
+            Plan::new(147, 160)
+        });
+        assert!(Arc::ptr_eq(&first, &plans.get(147, 160, || unreachable!("it is kept"))));
+        for p in 1..2 * CACHED_PLANS {
+            plans.get(p, 1, || Plan::new(p, 1));
+            assert!(plans.kept.lock().unwrap().len() <= CACHED_PLANS);
+        }
+    }
+
+    #[test]
+    fn plans_of_absurd_ratios_are_not_kept() {
+        let plans = Plans::default();
+        for (p, q) in [(MAX_CACHED_TERM + 1, 48_000), (48_000, MAX_CACHED_TERM + 1)] {
+            // What is designed does not matter here, and a plan of this ratio takes its time.
+            plans.get(p, q, || Plan::new(1, 2));
+            assert!(plans.kept.lock().unwrap().is_empty(), "{p}:{q}");
+        }
+        plans.get(MAX_CACHED_TERM, 48_000, || Plan::new(1, 2));
+        assert_eq!(plans.kept.lock().unwrap().len(), 1);
     }
 
     #[test]

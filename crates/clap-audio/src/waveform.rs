@@ -60,6 +60,8 @@ impl Waveform {
 
 /// Reads a sound file as mono at `sample_rate`.
 ///
+/// A lossy file (MP3, AAC, Vorbis) that was cut short is read as far as its bytes go: such streams state no exact length.
+///
 /// # Errors
 /// A variant that names the file and the reason: missing or unreadable, empty, not a sound, an unknown codec, an absurd
 /// header, damaged or cut short, no samples, samples that are not finite, too long.
@@ -84,6 +86,15 @@ mod tests {
         let wave = Waveform { samples: vec![0.25, -0.5], sample_rate: 48_000 };
         assert_eq!(wave.clone().resample(48_000).unwrap(), wave);
         assert_eq!(wave.seconds(), 2.0 / 48_000.0);
+    }
+
+    #[test]
+    fn a_result_beyond_the_limit_is_refused_before_it_is_made() {
+        let wave = Waveform { samples: vec![0.25; 700_000], sample_rate: 1_000 };
+        match wave.resample(768_000) {
+            Err(Error::TooLong { frames: 537_600_000, limit: MAX_FRAMES, .. }) => {}
+            other => panic!("{:?}", other.map(|wave| wave.samples.len())),
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::sample::dedupe;
 use crate::skipped::Report;
 use crate::webdataset::{check_relative, strings};
 use crate::{AudioSource, Error, Result, Sample, caption};
@@ -39,8 +40,8 @@ pub(crate) fn metadata_file(folder: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// All clips a metadata file names, in its order.
-pub(crate) fn read_folder(metadata: &Path, report: &mut Report) -> Result<Vec<Clip>> {
+/// All clips a metadata file names, in its order; where one split is wanted, faults of rows of another are not reported.
+pub(crate) fn read_folder(metadata: &Path, wanted: Option<&str>, report: &mut Report) -> Result<Vec<Clip>> {
     let is_csv = metadata.extension().is_some_and(|extension| extension == "csv");
     let table = if is_csv { read_csv(metadata, report)? } else { read_jsonl(metadata, report)? };
     let columns = table.columns(metadata)?;
@@ -48,8 +49,12 @@ pub(crate) fn read_folder(metadata: &Path, report: &mut Report) -> Result<Vec<Cl
     let mut inside = Inside::new(root)?;
     let mut clips: Vec<Clip> = Vec::new();
     let mut by_file: HashMap<String, usize> = HashMap::new();
+    let mut elsewhere = Report::new(false);
     for (line, row) in table.rows {
         let what = || format!("{}:{line}", metadata.display());
+        let split = row.get(SPLIT).and_then(Value::as_str).map(str::trim).filter(|split| !split.is_empty());
+        let is_wanted = wanted.is_none() || split.is_none() || split == wanted;
+        let report = if is_wanted { &mut *report } else { &mut elsewhere };
         let clip = match columns.clip(row, root) {
             Ok(clip) => clip,
             Err(reason) => {
@@ -117,7 +122,9 @@ impl Columns {
             Some(name) => texts(name, row.shift_remove(name)),
             None => Ok(Vec::new()),
         };
-        let (captions, labels) = (take(self.captions)?, take(self.labels)?);
+        let (mut captions, mut labels) = (take(self.captions)?, take(self.labels)?);
+        dedupe(&mut captions);
+        dedupe(&mut labels);
         if captions.is_empty() && labels.is_empty() {
             return Err(format!("{file_name}: neither a caption nor a label in this row"));
         }
@@ -163,12 +170,10 @@ fn merge(first: &mut Clip, again: Clip) -> std::result::Result<(), String> {
     let mut added = false;
     let Sample { captions, labels, .. } = again.sample;
     for (texts, mine) in [(captions, &mut first.sample.captions), (labels, &mut first.sample.labels)] {
-        for text in texts {
-            if !mine.contains(&text) {
-                mine.push(text);
-                added = true;
-            }
-        }
+        let before = mine.len();
+        mine.extend(texts);
+        dedupe(mine);
+        added |= mine.len() > before;
     }
     if added { Ok(()) } else { Err(format!("{id}: an earlier row says the same")) }
 }
@@ -279,7 +284,7 @@ mod tests {
 
     fn read(tree: &Tree, metadata: &str) -> (Vec<Clip>, Vec<String>) {
         let mut report = Report::new(false);
-        let clips = read_folder(&tree.path(metadata), &mut report).unwrap();
+        let clips = read_folder(&tree.path(metadata), None, &mut report).unwrap();
         (clips, report.skipped.iter().map(ToString::to_string).collect())
     }
 
@@ -309,7 +314,7 @@ mod tests {
         tree.wav("a.wav", 10).wav("b.wav", 10);
         tree.write(
             "metadata.csv",
-            "file_name,captions,tags\na.wav,\"[\"\"x\"\", \"\"y\"\"]\",dog; rain\na.wav,z,dog\na.wav,z,dog\nb.wav,,wind\n",
+            "file_name,captions,tags\na.wav,\"[\"\"x\"\", \"\"y\"\", \"\"x\"\"]\",dog; rain; dog\na.wav,z,dog\na.wav,z,dog\nb.wav,,wind\n",
         );
         let (clips, skipped) = read(&tree, "metadata.csv");
         assert_eq!(clips[0].sample.captions, ["x", "y", "z"]);
@@ -383,7 +388,8 @@ mod tests {
             [("file,text\na,b\n", "`file_name`"), ("file_name,words\na,b\n", "`label`"), ("", "`file_name`")]
         {
             tree.write("metadata.csv", table);
-            let error = read_folder(&tree.path("metadata.csv"), &mut Report::new(false)).err().unwrap().to_string();
+            let error =
+                read_folder(&tree.path("metadata.csv"), None, &mut Report::new(false)).err().unwrap().to_string();
             assert!(error.contains(wanted) && error.contains("metadata.csv"), "{error}");
         }
     }
@@ -392,7 +398,7 @@ mod tests {
     fn strict_stops_at_the_first_bad_row() {
         let tree = Tree::new();
         tree.write("metadata.csv", "file_name,text\nabsent.wav,x\n");
-        let error = read_folder(&tree.path("metadata.csv"), &mut Report::new(true)).err().unwrap();
+        let error = read_folder(&tree.path("metadata.csv"), None, &mut Report::new(true)).err().unwrap();
         assert!(matches!(error, Error::Strict { .. }), "{error}");
         assert!(error.to_string().contains("metadata.csv:2"), "{error}");
     }

@@ -7,7 +7,7 @@
 //! as shards, byte for byte the same each time.
 //!
 //! One bad clip, row or shard never ends a run: it is left out and named in a list of [`Skipped`], unless the caller asked
-//! to be strict. Nothing outside the opened folder is ever read, and archives are never unpacked.
+//! to be strict. No name inside a shard or a metadata file leads out of its folder, and archives are never unpacked.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 
 mod audiofolder;

@@ -110,18 +110,6 @@ impl<T: Send + 'static> Loader<T> {
         Self { shared, workers }
     }
 
-    /// Goes on from the given batch, as a resumed run does. The batches from there on are what they would have been.
-    #[must_use]
-    pub fn start_at(self, batch: usize) -> Self {
-        let mut queue = self.shared.queue();
-        queue.front = batch.min(self.shared.plan.len());
-        queue.next = (queue.front, 0);
-        queue.open.clear();
-        drop(queue);
-        self.shared.work.notify_all();
-        self
-    }
-
     /// Batches of the whole epoch, those already handed out included.
     pub fn batches(&self) -> usize {
         self.shared.plan.len()
@@ -192,11 +180,10 @@ impl<T> Shared<T> {
         let mut queue = self.queue();
         loop {
             let (batch, _) = queue.next;
-            if queue.stop {
+            if queue.stop || batch >= self.plan.len() {
                 return;
             }
-            // At the end of the plan a worker waits too: `start_at` may send it back.
-            queue = if batch < self.plan.len() && batch <= queue.front + self.prefetch {
+            queue = if batch <= queue.front.saturating_add(self.prefetch) {
                 self.prepare_next(queue)
             } else {
                 self.work.wait(queue).unwrap_or_else(PoisonError::into_inner)
@@ -222,16 +209,13 @@ impl<T> Shared<T> {
             .unwrap_or_else(|panic| Err(format!("the program failed on it: {}", message(panic.as_ref()))));
 
         let mut queue = self.queue();
-        // `start_at` may have thrown the batch away, and even begun it anew; a place takes one result only.
-        let open = batch.checked_sub(queue.front).and_then(|at| queue.open.get_mut(at));
-        if let Some(open) = open
-            && open.items[place].is_none()
-        {
-            open.items[place] = Some(item);
-            open.missing -= 1;
-            if open.missing == 0 {
-                self.done.notify_all();
-            }
+        // The batch is still there: none is handed out before it is complete.
+        let at = batch - queue.front;
+        let open = &mut queue.open[at];
+        open.items[place] = Some(item);
+        open.missing -= 1;
+        if open.missing == 0 {
+            self.done.notify_all();
         }
         queue
     }
@@ -339,14 +323,20 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_epoch_goes_on_where_it_was() {
-        let expected = seen(loader(2));
-        for (start, workers) in [(0, 1), (4, 0), (4, 3), (15, 2), (99, 2)] {
-            let resumed = loader(workers).start_at(start);
-            assert_eq!(resumed.len(), 15usize.saturating_sub(start));
-            assert_eq!(resumed.batches(), 15);
-            assert_eq!(seen(resumed), expected[start.min(15)..], "from {start} with {workers} workers");
-        }
+    fn the_batches_left_are_counted() {
+        let mut loader = loader(2);
+        loader.by_ref().take(4).for_each(drop);
+        assert_eq!((loader.len(), loader.batches()), (11, 15));
+    }
+
+    #[test]
+    fn the_prefetch_may_be_any_number() {
+        let config = LoaderConfig { prefetch: usize::MAX, ..config(2) };
+        let loader = Loader::new(data(100), config, |_, _| Ok::<_, String>(()));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // On a thread of its own, because a consumer whose workers are idle waits for ever.
+        thread::spawn(move || sender.send(loader.count()));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(15));
     }
 
     #[test]
@@ -380,9 +370,14 @@ mod tests {
             Ok::<_, String>(())
         });
         for handed_out in 0..5 {
+            let allowed = (handed_out + 1 + 3) * 2;
+            let begun = Instant::now();
+            while started.load(Ordering::SeqCst) < allowed && begun.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(1));
+            }
             // Long enough for idle workers to go too far, were they let.
             thread::sleep(Duration::from_millis(30));
-            assert_eq!(started.load(Ordering::SeqCst), (handed_out + 1 + 3) * 2);
+            assert_eq!(started.load(Ordering::SeqCst), allowed);
             loader.next().unwrap();
         }
     }

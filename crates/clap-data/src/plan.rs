@@ -19,7 +19,8 @@ pub enum Balance {
     #[default]
     None,
     /// Labels of n clips in proportion to n^(1 − exponent), the exponent between 0 (as [`Balance::None`]) and 1 (all
-    /// labels alike). A clip of several labels has the mean of their weights; clips without a label are one label more.
+    /// labels alike); NaN counts as 0. A clip of several labels has the mean of their weights; clips without a label are one
+    /// label more.
     Labels(f64),
 }
 
@@ -84,7 +85,10 @@ pub fn plan(samples: &[Sample], config: &LoaderConfig) -> Vec<Vec<usize>> {
     let batch_size = config.batch_size.max(1);
     let mut order = match config.balance {
         Balance::None => (0..samples.len()).collect(),
-        Balance::Labels(exponent) => balanced(samples, exponent.clamp(0.0, 1.0), &mut rng),
+        Balance::Labels(exponent) => {
+            let exponent = if exponent.is_nan() { 0.0 } else { exponent.clamp(0.0, 1.0) };
+            balanced(samples, exponent, &mut rng)
+        }
     };
     if config.shuffle {
         order.shuffle(&mut rng);
@@ -157,13 +161,14 @@ fn part_copies(order: &mut [usize], batch_size: usize) {
     for at in copies {
         let (index, home) = (order[at], at / batch_size);
         // A few batches' worth of places is enough unless one clip fills every batch; then there is no cure.
-        let elsewhere = (1..order.len().min(8 * batch_size)).map(|step| (at + step) % order.len()).find(|&other| {
-            let away = other / batch_size;
-            away != home
-                && !at_home.contains(&other)
-                && !batches[away].contains(&index)
-                && !batches[home].contains(&order[other])
-        });
+        let elsewhere =
+            (1..order.len().min(batch_size.saturating_mul(8))).map(|step| (at + step) % order.len()).find(|&other| {
+                let away = other / batch_size;
+                away != home
+                    && !at_home.contains(&other)
+                    && !batches[away].contains(&index)
+                    && !batches[home].contains(&order[other])
+            });
         if let Some(other) = elsewhere {
             let away = other / batch_size;
             batches[away].remove(&order[other]);
@@ -250,6 +255,19 @@ mod tests {
                 let expected = 1000.0 * n.powf(1.0 - exponent) / total;
                 assert!((found - expected).abs() <= 1.0, "exponent {exponent}: {label} {found}, expected {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_brought_into_them() {
+        let samples = samples(&[(&["a"], 90), (&["b"], 10)]);
+        let draw = |exponent: f64| drawn(&samples, &config(Balance::Labels(exponent)));
+        assert_eq!(draw(f64::NAN), draw(0.0));
+        assert_eq!(draw(-7.0), draw(0.0));
+        assert_eq!(draw(f64::INFINITY), draw(1.0));
+        for batch_size in [0, usize::MAX / 4, usize::MAX] {
+            let config = LoaderConfig { batch_size, ..config(Balance::Labels(1.0)) };
+            assert_eq!(drawn(&samples, &config).len(), 100, "batches of {batch_size}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! One clip with its words, and a set of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,6 +10,9 @@ use clap_audio::{Channels, Waveform};
 use serde_json::Value;
 
 use crate::Skipped;
+
+/// The most bytes of an encoded sound, which is held in memory whole: 1.5 hours of 16-bit stereo at 48 kHz.
+const MAX_SOUND: u64 = 1 << 30;
 
 /// One clip: where its sound is, and what is said about it. Decoding happens in [`AudioSource::load`].
 #[derive(Debug, Clone, PartialEq)]
@@ -64,11 +67,16 @@ impl AudioSource {
     /// The encoded bytes as they are stored.
     ///
     /// # Errors
-    /// Those of the file system; `UnexpectedEof` when a shard has shrunk since it was opened.
+    /// Those of the file system; `UnexpectedEof` when a shard has shrunk since it was opened, `InvalidData` for more than
+    /// 1 GiB.
     pub fn bytes(&self) -> io::Result<Vec<u8>> {
         match self {
-            Self::File(path) => fs::read(path),
+            Self::File(path) => {
+                check_size(fs::metadata(path)?.len())?;
+                fs::read(path)
+            }
             Self::Member { shard, offset, size, .. } => {
+                check_size(*size)?;
                 let mut file = File::open(shard)?;
                 file.seek(SeekFrom::Start(*offset))?;
                 // `take` before allocating: a shard that shrank must not cost `size` bytes of memory.
@@ -92,6 +100,21 @@ impl AudioSource {
             Self::Member { shard, name, .. } => format!("{}/{name}", shard.display()),
         }
     }
+}
+
+/// Refuses a sound too large to be held in memory.
+pub(crate) fn check_size(bytes: u64) -> io::Result<()> {
+    if bytes <= MAX_SOUND {
+        return Ok(());
+    }
+    let reason = format!("a sound of {bytes} bytes; {MAX_SOUND} is the limit, cut the recording into parts");
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+}
+
+/// Takes out repeated captions or labels; the first of each stays in its place.
+pub(crate) fn dedupe(texts: &mut Vec<String>) {
+    let mut seen = HashSet::with_capacity(texts.len());
+    texts.retain(|text| seen.insert(text.clone()));
 }
 
 impl fmt::Display for AudioSource {
@@ -123,5 +146,34 @@ impl DataSet {
             *counts.entry(label.as_str()).or_default() += 1;
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tree::Tree;
+
+    #[test]
+    fn a_sound_is_bounded() {
+        let tree = Tree::new();
+        // A hole of the file system, not a gigabyte of disk.
+        File::create(tree.path("1.wav")).unwrap().set_len(MAX_SOUND + 1).unwrap();
+        let shard = tree.path("1.wav");
+        for source in [
+            AudioSource::File(shard.clone()),
+            AudioSource::Member { shard, name: "1.wav".to_owned(), offset: 0, size: MAX_SOUND + 1 },
+        ] {
+            let error = source.bytes().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains("a sound of 1073741825 bytes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_repeated_texts_stays() {
+        let mut texts = ["b", "a", "b", "c", "a"].map(str::to_owned).to_vec();
+        dedupe(&mut texts);
+        assert_eq!(texts, ["b", "a", "c"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! LAION-CLAP counts its epochs by this file and skips a split without one; here it is a check, and may be absent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,25 +19,46 @@ pub(crate) struct ShardSizes {
 }
 
 impl ShardSizes {
-    /// Reports a shard that holds more or less than its inventory says.
-    pub(crate) fn check(&mut self, shard: &Path, found: usize, report: &mut Report) -> Result<()> {
+    /// Reports a shard that holds more or fewer pairs than its inventory says, usable or not.
+    pub(crate) fn check(&mut self, shard: &Path, held: usize, report: &mut Report) -> Result<()> {
         let folder = shard.parent().unwrap_or(Path::new(""));
-        let path = folder.join("sizes.json");
-        if !self.folders.contains_key(folder) {
-            self.folders.insert(folder.to_owned(), read(&path, report)?);
-        }
-        let Some(Some(sizes)) = self.folders.get(folder) else {
+        let Some(sizes) = self.of(folder, report)? else {
             return Ok(());
         };
         let name = shard.file_name().unwrap_or_default().to_string_lossy();
         let promised = match sizes.get(name.as_ref()) {
-            Some(promised) if promised.as_u64() == Some(found as u64) => return Ok(()),
+            Some(promised) if promised.as_u64() == Some(held as u64) => return Ok(()),
             Some(promised) => promised.to_string(),
             None => "nothing".to_owned(),
         };
-        let reason = format!("it promises {promised} for {name}, {found} usable samples are there");
-        report.skip(path.display().to_string(), reason)
+        let reason = format!("it promises {promised} for {name}, which holds {held}");
+        report.skip(inventory(folder).display().to_string(), reason)
     }
+
+    /// Reports the shards that the inventory of a folder names and that are not among all its shards.
+    pub(crate) fn check_absent(&mut self, folder: &Path, shards: &[PathBuf], report: &mut Report) -> Result<()> {
+        let Some(sizes) = self.of(folder, report)? else {
+            return Ok(());
+        };
+        let present: HashSet<_> = shards.iter().filter_map(|shard| shard.file_name()?.to_str()).collect();
+        for (name, promised) in sizes.iter().filter(|(name, _)| !present.contains(name.as_str())) {
+            let reason = format!("it promises {promised} for {name}, which is not there");
+            report.skip(inventory(folder).display().to_string(), reason)?;
+        }
+        Ok(())
+    }
+
+    /// The inventory of a folder, read when it is first asked for.
+    fn of(&mut self, folder: &Path, report: &mut Report) -> Result<Option<&Map<String, Value>>> {
+        if !self.folders.contains_key(folder) {
+            self.folders.insert(folder.to_owned(), read(&inventory(folder), report)?);
+        }
+        Ok(self.folders.get(folder).and_then(Option::as_ref))
+    }
+}
+
+fn inventory(folder: &Path) -> PathBuf {
+    folder.join("sizes.json")
 }
 
 fn read(path: &Path, report: &mut Report) -> Result<Option<Map<String, Value>>> {
@@ -74,8 +95,18 @@ mod tests {
         tree.write("sizes.json", r#"{"0.tar": 1, "1.tar": 2}"#);
         let skipped = check(&tree, &[("0.tar", 1), ("1.tar", 1), ("2.tar", 1)]);
         assert_eq!(skipped.len(), 2, "{skipped:?}");
-        assert!(skipped[0].contains("promises 2 for 1.tar, 1 usable"), "{skipped:?}");
+        assert!(skipped[0].contains("promises 2 for 1.tar, which holds 1"), "{skipped:?}");
         assert!(skipped[1].contains("promises nothing for 2.tar"), "{skipped:?}");
+    }
+
+    #[test]
+    fn absent_shards_are_named() {
+        let tree = Tree::new();
+        tree.write("sizes.json", r#"{"0.tar": 1, "1.tar": 2}"#);
+        let mut report = Report::new(false);
+        ShardSizes::default().check_absent(&tree.path(""), &[tree.path("0.tar")], &mut report).unwrap();
+        assert_eq!(report.skipped.len(), 1, "{:?}", report.skipped);
+        assert!(report.skipped[0].reason.contains("promises 2 for 1.tar, which is not there"));
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub struct OpenOptions {
 
 /// What is at a path.
 enum Layout {
-    /// Shards of one split, and the folder they are in.
-    Shards { folder: PathBuf, shards: Vec<PathBuf> },
+    /// Shards of one split, the folder they are in, and whether they are all of it.
+    Shards { folder: PathBuf, shards: Vec<PathBuf>, is_whole: bool },
     /// A folder with a metadata file, which may have a split column.
     Metadata { file: PathBuf },
     /// A folder of splits, sorted by name, each of one of the other layouts.
@@ -56,7 +56,8 @@ enum Layout {
 /// - a single `.tar`, or a brace pattern such as `train/{0..3}.tar`;
 /// - an audiofolder: a folder with a `metadata.csv` or `metadata.jsonl`, or that file.
 ///
-/// The classes are those of a `classes.json` in the folder or the one above it, else the labels of all splits.
+/// The classes are those of a `classes.json` in the folder or the one above it, else the labels of all splits, whether the
+/// path names the data set or one of its splits.
 ///
 /// # Errors
 /// [`Error`] if there is no data set, not the split wanted, nothing usable in it, or, when strict, anything left out.
@@ -92,6 +93,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
         None => {
             let mut labels: BTreeSet<String> = labels_of(&found.samples).into_iter().collect();
             labels.extend(layout.other_labels(options.augment, wanted, found.other_labels)?);
+            labels.extend(place.sibling_labels(&layout, options.augment));
             labels.into_iter().collect()
         }
     };
@@ -114,7 +116,7 @@ pub fn splits(path: &Path) -> Result<Vec<String>> {
     match layout {
         Layout::Splits(splits) => Ok(splits.into_iter().map(|(name, _)| name).collect()),
         Layout::Metadata { file } => {
-            let mut clips = audiofolder::read_folder(&file, &mut Report::new(false))?;
+            let mut clips = audiofolder::read_folder(&file, None, &mut Report::new(false))?;
             Ok(splits_of(&mut clips, &place))
         }
         Layout::Shards { .. } => Ok(place.split.into_iter().collect()),
@@ -146,6 +148,33 @@ impl Place {
             _ => Self { folder: real, name: own, split: None },
         }
     }
+
+    /// Where `layout` is one of the splits of the data set above it, or a part of one: the labels of the rest. What cannot
+    /// be read there is not this split's fault.
+    fn sibling_labels(&self, layout: &Layout, augment: TextAugment) -> Vec<String> {
+        let (Some(own), Some(above)) = (&self.split, self.folder.parent()) else {
+            return Vec::new();
+        };
+        let is_whole = !matches!(layout, Layout::Shards { is_whole: false, .. });
+        if !matches!(folder_layout(above), Ok(None)) {
+            return Vec::new();
+        }
+        let is_read = |name: &str| SPLIT_NAMES.contains(&name) && !(is_whole && name == own);
+        let mut labels = Vec::new();
+        for folder in entries(above).unwrap_or_default() {
+            if !folder.file_name().and_then(|name| name.to_str()).is_some_and(is_read) || !folder.is_dir() {
+                continue;
+            }
+            match folder_layout(&folder).and_then(|layout| layout.map_or(Ok(Vec::new()), |found| found.labels(augment)))
+            {
+                Ok(found) => labels.extend(found),
+                Err(error) => {
+                    tracing::warn!(%error, "a split beside this one cannot be read; its labels are no classes")
+                }
+            }
+        }
+        labels
+    }
 }
 
 /// What reading a layout gave.
@@ -161,16 +190,17 @@ struct Found {
 impl Layout {
     fn read(&self, augment: TextAugment, wanted: Option<&str>, place: &Place, report: &mut Report) -> Result<Found> {
         match self {
-            Self::Shards { shards, .. } => {
+            Self::Shards { folder, shards, is_whole } => {
                 let available: Vec<String> = place.split.iter().cloned().collect();
                 if wanted.is_some_and(|wanted| available.iter().all(|split| split != wanted)) {
                     return Ok(Found { available, ..Found::default() });
                 }
-                let samples = webdataset::read_shards(shards, augment, report)?;
+                let whole_folder = is_whole.then_some(folder.as_path());
+                let samples = webdataset::read_shards(shards, whole_folder, augment, report)?;
                 Ok(Found { samples, available, ..Found::default() })
             }
             Self::Metadata { file } => {
-                let mut clips = audiofolder::read_folder(file, report)?;
+                let mut clips = audiofolder::read_folder(file, wanted, report)?;
                 let available = splits_of(&mut clips, place);
                 let is_wanted = |clip: &Clip| wanted.is_none() || clip.split.as_deref() == wanted;
                 let (chosen, others): (Vec<Clip>, Vec<Clip>) = clips.into_iter().partition(is_wanted);
@@ -200,16 +230,22 @@ impl Layout {
         };
         let mut labels = known;
         for (_, layout) in splits.iter().filter(|(name, _)| wanted.is_some_and(|wanted| wanted != name)) {
-            let mut report = Report::new(false);
-            labels.extend(match layout {
-                Self::Shards { shards, .. } => labels_of(&webdataset::read_shards(shards, augment, &mut report)?),
-                Self::Metadata { file } => {
-                    labels_of(audiofolder::read_folder(file, &mut report)?.iter().map(|clip| &clip.sample))
-                }
-                Self::Splits(_) => Vec::new(),
-            });
+            labels.extend(layout.labels(augment)?);
         }
         Ok(labels)
+    }
+
+    /// The labels of one split.
+    fn labels(&self, augment: TextAugment) -> Result<Vec<String>> {
+        let mut report = Report::new(false);
+        Ok(match self {
+            Self::Shards { shards, .. } => labels_of(&webdataset::read_shards(shards, None, augment, &mut report)?),
+            Self::Metadata { file } => {
+                labels_of(audiofolder::read_folder(file, None, &mut report)?.iter().map(|clip| &clip.sample))
+            }
+            // A split has no splits.
+            Self::Splits(_) => Vec::new(),
+        })
     }
 }
 
@@ -242,7 +278,7 @@ fn layout(path: &Path) -> Result<Layout> {
     if metadata.is_file() {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         return if is_shard(path) {
-            Ok(Layout::Shards { folder, shards: vec![path.to_owned()] })
+            Ok(Layout::Shards { folder, shards: vec![path.to_owned()], is_whole: false })
         } else if ["metadata.csv", "metadata.jsonl"].iter().any(|name| path.ends_with(name)) {
             Ok(Layout::Metadata { file: path.to_owned() })
         } else {
@@ -273,7 +309,7 @@ fn folder_layout(folder: &Path) -> Result<Option<Layout>> {
     if shards.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Layout::Shards { folder: folder.to_owned(), shards }))
+    Ok(Some(Layout::Shards { folder: folder.to_owned(), shards, is_whole: true }))
 }
 
 fn pattern_layout(path: &Path, pattern: &str) -> Result<Layout> {
@@ -288,7 +324,7 @@ fn pattern_layout(path: &Path, pattern: &str) -> Result<Layout> {
         return Err(Error::NotFound { path: path.to_owned() });
     }
     let folder = shards[0].parent().unwrap_or(Path::new("")).to_owned();
-    Ok(Layout::Shards { folder, shards })
+    Ok(Layout::Shards { folder, shards, is_whole: false })
 }
 
 /// The entries of a folder; numbered names in the order of their numbers, so that 2.tar precedes 10.tar.
@@ -335,164 +371,4 @@ fn make_ids_unique(samples: &mut [Sample]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_tree::{Tree, wav};
-
-    fn split(name: &str) -> OpenOptions {
-        OpenOptions { split: Some(name.to_owned()), ..OpenOptions::default() }
-    }
-
-    fn ids(data: &DataSet) -> Vec<&str> {
-        data.samples.iter().map(|sample| sample.id.as_str()).collect()
-    }
-
-    /// A shard of clips by key and label.
-    fn shard(tree: &Tree, name: &str, clips: &[(&str, &str)]) {
-        let mut members = Vec::new();
-        for (key, label) in clips {
-            members.push((format!("{key}.wav"), wav(20)));
-            members.push((format!("{key}.json"), format!(r#"{{"text": "{key}", "tag": ["{label}"]}}"#).into_bytes()));
-        }
-        let members: Vec<(&str, &[u8])> =
-            members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-        tree.tar(name, &members);
-    }
-
-    fn shards() -> Tree {
-        let tree = Tree::new();
-        for number in [0, 2, 10] {
-            shard(
-                &tree,
-                &format!("train/{number}.tar"),
-                &[(&format!("t{number}"), "dog"), (&format!("u{number}"), "rain")],
-            );
-        }
-        shard(&tree, "valid/0.tar", &[("v", "wind")]);
-        tree
-    }
-
-    #[test]
-    fn a_folder_of_splits() {
-        let tree = shards();
-        let data = open(&tree.path(""), &split("train")).unwrap();
-        assert_eq!((data.name.as_str(), data.split.as_str()), ("set", "train"));
-        assert_eq!(ids(&data), ["t0", "u0", "t2", "u2", "t10", "u10"]);
-        assert_eq!(data.classes, ["dog", "rain", "wind"], "of all splits");
-        assert_eq!(open(&tree.path(""), &OpenOptions::default()).unwrap().samples.len(), 7);
-        assert_eq!(splits(&tree.path("")).unwrap(), ["train", "valid"]);
-        let error = open(&tree.path(""), &split("test")).unwrap_err().to_string();
-        assert!(error.contains("no split `test`; there are: train, valid"), "{error}");
-    }
-
-    #[test]
-    fn one_split_one_shard_one_pattern() {
-        let tree = shards();
-        for path in ["train", "train/0.tar", "train/{0..9}.tar"] {
-            let data = open(&tree.path(path), &OpenOptions::default()).unwrap();
-            assert_eq!((data.name.as_str(), data.split.as_str()), ("set", "train"), "{path}");
-            assert_eq!(data.classes, ["dog", "rain"]);
-        }
-        assert_eq!(ids(&open(&tree.path("train/{2,10}.tar"), &split("train")).unwrap()), ["t2", "u2", "t10", "u10"]);
-        let data = open(&tree.path("train/{0..1}.tar"), &OpenOptions::default()).unwrap();
-        assert_eq!((data.samples.len(), data.skipped.len()), (2, 1));
-        assert!(data.skipped[0].what.ends_with("1.tar"));
-        let error = open(&tree.path("train"), &split("valid")).unwrap_err().to_string();
-        assert!(error.contains("there are: train"), "{error}");
-    }
-
-    #[test]
-    fn an_audiofolder_with_a_split_column() {
-        let tree = Tree::new();
-        tree.wav("a.wav", 9).wav("b.wav", 9);
-        tree.write("metadata.csv", "file_name,text,label,split\na.wav,x,dog,train\nb.wav,y,rain,valid\n");
-        for path in ["", "metadata.csv"] {
-            let data = open(&tree.path(path), &split("valid")).unwrap();
-            assert_eq!(ids(&data), ["b.wav"]);
-            assert_eq!(data.classes, ["dog", "rain"]);
-        }
-        assert_eq!(splits(&tree.path("")).unwrap(), ["train", "valid"]);
-        assert_eq!(open(&tree.path(""), &OpenOptions::default()).unwrap().split, "all");
-        assert!(open(&tree.path(""), &split("test")).is_err());
-    }
-
-    #[test]
-    fn audiofolders_by_split() {
-        let tree = Tree::new();
-        for (name, label) in [("train", "dog"), ("test", "rain")] {
-            tree.wav(&format!("{name}/a.wav"), 9);
-            tree.write(&format!("{name}/metadata.jsonl"), format!(r#"{{"file_name": "a.wav", "label": "{label}"}}"#));
-        }
-        assert_eq!(splits(&tree.path("")).unwrap(), ["test", "train"]);
-        let data = open(&tree.path(""), &split("train")).unwrap();
-        assert_eq!(data.samples[0].captions, ["The sound of dog"]);
-        assert_eq!(data.classes, ["dog", "rain"]);
-        let all = open(&tree.path(""), &OpenOptions::default()).unwrap();
-        assert_eq!(ids(&all), ["a.wav", "set/train/a.wav"]);
-        assert_eq!(open(&tree.path("train"), &split("train")).unwrap().samples.len(), 1);
-        assert_eq!(splits(&tree.path("train")).unwrap(), ["train"]);
-    }
-
-    #[test]
-    fn an_unsplit_set_has_no_splits() {
-        let tree = Tree::new();
-        shard(&tree, "0.tar", &[("a", "dog")]);
-        assert_eq!(open(&tree.path(""), &OpenOptions::default()).unwrap().split, "all");
-        let error = open(&tree.path(""), &split("train")).unwrap_err().to_string();
-        assert!(error.contains("leave the split out"), "{error}");
-    }
-
-    #[test]
-    fn class_lists_come_first() {
-        let tree = shards();
-        tree.write("classes.json", r#"["wind", "dog", "snow"]"#);
-        for path in ["", "train"] {
-            assert_eq!(open(&tree.path(path), &split("train")).unwrap().classes, ["wind", "dog", "snow"], "{path}");
-        }
-        tree.write("train/classes.json", r#"{"dog": 0}"#);
-        assert_eq!(open(&tree.path("train"), &split("train")).unwrap().classes, ["dog"]);
-    }
-
-    #[test]
-    fn keys_of_several_shards_may_be_alike() {
-        let tree = Tree::new();
-        shard(&tree, "train/0.tar", &[("1", "dog"), ("2", "dog")]);
-        shard(&tree, "train/1.tar", &[("1", "rain"), ("3", "dog")]);
-        let data = open(&tree.path(""), &OpenOptions::default()).unwrap();
-        assert_eq!(ids(&data), ["1", "2", "train/1/1", "3"]);
-        assert!(data.skipped.is_empty());
-    }
-
-    #[test]
-    fn a_broken_shard_among_good_ones() {
-        let tree = shards();
-        tree.write("train/2.tar", "not a tar file. ".repeat(100));
-        let data = open(&tree.path(""), &split("train")).unwrap();
-        assert_eq!((data.samples.len(), data.skipped.len()), (4, 1));
-        let strict = OpenOptions { strict: true, ..split("train") };
-        assert!(open(&tree.path(""), &strict).unwrap_err().to_string().contains("2.tar"));
-        let valid = OpenOptions { strict: true, ..split("valid") };
-        assert_eq!(open(&tree.path(""), &valid).unwrap().samples.len(), 1, "the fault is another split's");
-    }
-
-    #[test]
-    fn what_is_no_data_set() {
-        let tree = Tree::new();
-        tree.write("notes.txt", "x").write("empty/.hidden/0.tar", "x");
-        for (path, word) in [
-            ("absent", "no such file"),
-            ("absent{0..1}.tar", "no such file"),
-            ("absent{0..}.tar", "pattern"),
-            ("notes.txt", "no data set here"),
-            ("empty", "no data set here"),
-        ] {
-            let error = open(&tree.path(path), &OpenOptions::default()).unwrap_err().to_string();
-            assert!(error.contains(word), "{path}: {error}");
-        }
-        tree.write("bad.tar", [0; 1024]);
-        let error = open(&tree.path("bad.tar"), &OpenOptions::default()).unwrap_err().to_string();
-        assert!(error.contains("no usable clip"), "{error}");
-        tree.write("two/metadata.csv", "").write("two/metadata.jsonl", "");
-        assert!(matches!(open(&tree.path("two"), &OpenOptions::default()), Err(Error::TwoMetadataFiles { .. })));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! A model folder in Hugging Face's layout, opened and checked, its weights not yet read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -121,6 +122,18 @@ pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &C
             format!("{}, but the tokenizer pads with {}", text.pad_token_id, tokenizer.pad_id()),
         ));
     }
+    // The text tower's embedding is that of `<s>`: without it the first word would stand for the caption.
+    let frame = tokenizer.encode_ids(&[""], 3)?.concat();
+    let expected = [text.bos_token_id, text.eos_token_id];
+    if frame != expected {
+        return Err(Error::config(
+            "text_config.bos_token_id",
+            format!(
+                "with `eos_token_id` it frames a caption as {expected:?}, but the tokenizer makes {frame:?} of an empty one; it \
+                 needs RoBERTa's post-processor and the ids of its <s> and </s>"
+            ),
+        ));
+    }
     Ok(())
 }
 
@@ -133,7 +146,14 @@ fn open_weights(folder: &Path) -> Result<Checkpoint> {
     }
     let index = folder.join("model.safetensors.index.json");
     if index.is_file() {
-        return Checkpoint::open_safetensors(&shards(folder, &index)?);
+        let shards: Vec<PathBuf> = shard_names(&index)?.into_iter().map(|name| folder.join(name)).collect();
+        if let Some(absent) = shards.iter().find(|path| !path.is_file()) {
+            return Err(Error::checkpoint(
+                &index,
+                format!("it names {}, which is not there; is the download complete?", absent.display()),
+            ));
+        }
+        return Checkpoint::open_safetensors(&shards);
     }
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
     let mut archives: Vec<PathBuf> = entries
@@ -146,14 +166,27 @@ fn open_weights(folder: &Path) -> Result<Checkpoint> {
     }
 }
 
-/// The files that an index of a sharded model names.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+/// The files that an index of a sharded model names, each beside the index.
+///
+/// # Errors
+/// Where the index cannot be read, names no file, or one that lies elsewhere.
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     #[derive(serde::Deserialize)]
     struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
+        weight_map: BTreeMap<String, String>,
     }
     let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let index: Index = serde_json::from_str(&text).map_err(Error::json(index))?;
-    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    let Index { weight_map } = serde_json::from_str(&text).map_err(Error::json(index))?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
+    if names.is_empty() {
+        return Err(Error::checkpoint(index, "its `weight_map` names no file"));
+    }
+    // A backslash separates folders on Windows alone; an index is the same everywhere.
+    let is_plain = |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && !name.contains(['/', '\\', ':']);
+    match names.iter().find(|name| !is_plain(name)) {
+        Some(name) => {
+            Err(Error::checkpoint(index, format!("it names `{name}`; a shard is a plain file name beside the index")))
+        }
+        None => Ok(names),
+    }
 }

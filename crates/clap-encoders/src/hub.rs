@@ -3,12 +3,13 @@
 //! `HF_HOME` moves the cache, `HF_ENDPOINT` the server, `HF_TOKEN` opens private models, `HF_HUB_OFFLINE` (any value but
 //! `0` and the empty one) keeps to the cache.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, Result};
+use crate::folder::shard_names;
 
 /// Revision that is taken when none is given.
 pub const DEFAULT_REVISION: &str = "main";
@@ -18,8 +19,15 @@ const FILES: [&[&[&str]]; 4] = [
     &[&["config.json"]],
     &[&["preprocessor_config.json"]],
     &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
-    &[&["model.safetensors"], &["pytorch_model.bin"]],
+    &[&["model.safetensors"], &["pytorch_model.bin"], &[INDEX]],
 ];
+
+/// Stands for itself and the shards that it names.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Passes over the files of a model: a branch that moves between two of them leaves neither commit complete, and the second
+/// pass completes the newer one.
+const PASSES: usize = 2;
 
 /// The folder of a model in the local cache, downloading what is missing.
 ///
@@ -50,12 +58,19 @@ fn resolve(cache: &Cache, offline: bool, id: &str, revision: &str) -> Result<Pat
     }
     let api = builder.build().map_err(|e| fail(e.to_string()))?;
     let repo = api.repo(Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned()));
-    let mut folder = None;
-    for alternatives in FILES {
-        let path = download(&repo, alternatives).map_err(|(file, e)| fail(format!("cannot fetch {file}: {e}")))?;
-        folder = path.parent().map(Path::to_owned);
+    for _ in 0..PASSES {
+        for alternatives in FILES {
+            download(alternatives, |file| repo.get(file).map_err(|e| e.to_string())).map_err(fail)?;
+        }
+        if let Some(folder) = cached(cache, id, revision) {
+            return Ok(folder);
+        }
     }
-    folder.ok_or_else(|| fail("the hub's cache gave no folder".to_owned()))
+    Err(fail(format!(
+        "revision {revision} is still not complete in {} after its files were fetched; does the branch move? Try again, or \
+         name a commit",
+        cache.path().display()
+    )))
 }
 
 /// True where `id` has the form of a hub id: `name` or `owner/name` of letters, digits, `-`, `_` and `.`.
@@ -78,33 +93,38 @@ fn cached(cache: &Cache, id: &str, revision: &str) -> Option<PathBuf> {
     let root = cache.path().join(repo.folder_name());
     let commit = std::fs::read_to_string(root.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
     let folder = root.join("snapshots").join(commit.trim());
-    let complete = FILES
-        .iter()
-        .all(|alternatives| alternatives.iter().any(|files| files.iter().all(|file| folder.join(file).is_file())));
+    let has = |file: &str| {
+        let path = folder.join(file);
+        let shards = || shard_names(&path).is_ok_and(|names| names.iter().all(|name| folder.join(name).is_file()));
+        path.is_file() && (file != INDEX || shards())
+    };
+    let complete = FILES.iter().all(|alternatives| alternatives.iter().any(|files| files.iter().all(|file| has(file))));
     complete.then_some(folder)
 }
 
-/// Fetches the first alternative that exists, and returns one of its files.
-fn download(repo: &ApiRepo, alternatives: &[&[&str]]) -> std::result::Result<PathBuf, (String, ApiError)> {
-    let mut last = None;
+/// Fetches the first alternative that exists, or says why there is none: the reason of every one.
+fn download(
+    alternatives: &[&[&str]],
+    fetch: impl Fn(&str) -> std::result::Result<PathBuf, String>,
+) -> std::result::Result<(), String> {
+    let mut reasons: Vec<String> = Vec::new();
     for files in alternatives {
-        let mut got = None;
-        for file in *files {
-            match repo.get(file) {
-                Ok(path) => got = Some(path),
-                Err(e) => {
-                    // The first alternative's failure is the one to report, unless it merely was not there.
-                    last.get_or_insert((files.join(" and "), e));
-                    got = None;
-                    break;
-                }
+        let all = files.iter().try_for_each(|file| {
+            let path = fetch(file).map_err(|e| format!("cannot fetch {file}: {e}"))?;
+            if *file == INDEX {
+                let shards = shard_names(&path).map_err(|e| e.to_string())?;
+                shards.iter().try_for_each(|name| {
+                    fetch(name).map(drop).map_err(|e| format!("cannot fetch {name}, which {file} names: {e}"))
+                })?;
             }
-        }
-        if let Some(path) = got {
-            return Ok(path);
+            Ok(())
+        });
+        match all {
+            Ok(()) => return Ok(()),
+            Err(reason) => reasons.push(reason),
         }
     }
-    Err(last.expect("every entry of FILES has an alternative with a file"))
+    Err(reasons.join("; "))
 }
 
 #[cfg(test)]
@@ -138,6 +158,57 @@ mod tests {
         assert_eq!(cached(&cache, "owner/name", "main"), Some(snapshot.clone()));
         assert_eq!(cached(&cache, "owner/name", "abc123"), Some(snapshot));
         assert_eq!(cached(&cache, "owner/name", "v2"), None);
+    }
+
+    const WEIGHT_MAP: &str = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
+
+    #[test]
+    fn a_sharded_snapshot_is_complete_with_its_last_shard() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshot = home.path().join("models--owner--name").join("snapshots").join("abc123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        let cache = Cache::new(home.path().to_owned());
+        for file in ["config.json", "preprocessor_config.json", "tokenizer.json", "model-1.safetensors"] {
+            std::fs::write(snapshot.join(file), "").unwrap();
+        }
+        std::fs::write(snapshot.join(INDEX), WEIGHT_MAP).unwrap();
+        assert_eq!(cached(&cache, "owner/name", "abc123"), None, "a shard is missing");
+        std::fs::write(snapshot.join("model-2.safetensors"), "").unwrap();
+        assert_eq!(cached(&cache, "owner/name", "abc123"), Some(snapshot));
+    }
+
+    /// A repository in a folder; what it was asked for, in order.
+    fn fetched(repo: &std::path::Path, alternatives: &[&[&str]]) -> (std::result::Result<(), String>, Vec<String>) {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let fetch = |file: &str| {
+            asked.borrow_mut().push(file.to_owned());
+            let path = repo.join(file);
+            if path.is_file() { Ok(path) } else { Err(format!("404 for {file}")) }
+        };
+        let result = download(alternatives, fetch);
+        (result, asked.into_inner())
+    }
+
+    #[test]
+    fn the_shards_of_an_index_are_fetched_with_it() {
+        let repo = tempfile::tempdir().unwrap();
+        for (file, text) in [(INDEX, WEIGHT_MAP), ("model-1.safetensors", ""), ("model-2.safetensors", "")] {
+            std::fs::write(repo.path().join(file), text).unwrap();
+        }
+        let (result, asked) = fetched(repo.path(), FILES[3]);
+        result.unwrap();
+        assert_eq!(asked[2..], [INDEX, "model-1.safetensors", "model-2.safetensors"]);
+        std::fs::write(repo.path().join(INDEX), r#"{"weight_map":{"a":"../../etc/passwd"}}"#).unwrap();
+        let (result, asked) = fetched(repo.path(), FILES[3]);
+        assert!(result.unwrap_err().contains("plain file name"));
+        assert_eq!(asked.last().unwrap(), INDEX);
+    }
+
+    #[test]
+    fn every_alternatives_reason_is_told() {
+        let repo = tempfile::tempdir().unwrap();
+        let reason = fetched(repo.path(), FILES[2]).0.unwrap_err();
+        assert!(reason.contains("404 for tokenizer.json") && reason.contains("404 for vocab.json"), "{reason}");
     }
 
     #[test]

@@ -160,16 +160,19 @@ impl Clap {
     /// normalised mean of theirs. No embedding depends on the other files.
     pub fn embed_audio_each<P: AsRef<Path>>(&self, paths: &[P]) -> Vec<Result<Vec<f32>>> {
         let rate = self.extractor.config().sampling_rate;
-        let load = |path: &P| Ok(clap_audio::load(path.as_ref(), rate, self.options.channels)?);
-        self.embed_each(paths.iter().map(load))
+        self.embed_each(paths.iter().map(|path| {
+            let path = path.as_ref();
+            (path.display().to_string(), clap_audio::load(path, rate, self.options.channels).map_err(Error::from))
+        }))
     }
 
     /// As [`Clap::embed_audio_each`], of waveforms at any sample rate.
     pub fn embed_waveforms(&self, waves: &[Waveform]) -> Vec<Result<Vec<f32>>> {
         let rate = self.extractor.config().sampling_rate;
-        self.embed_each(waves.iter().map(|wave| {
+        self.embed_each(waves.iter().enumerate().map(|(i, wave)| {
             let wave = wave.clone();
-            Ok(if wave.sample_rate == rate { wave } else { wave.resample(rate)? })
+            let wave = if wave.sample_rate == rate { Ok(wave) } else { wave.resample(rate) };
+            (format!("waveform {i}"), wave.map_err(Error::from))
         }))
     }
 
@@ -228,27 +231,26 @@ impl Clap {
         Ok(self.embed_audio_each(paths).into_iter().map(|embedding| embedding.map(score)).collect())
     }
 
-    /// Embeds clips as they come, filling batches with the windows of as many of them as it takes.
-    fn embed_each(&self, waves: impl Iterator<Item = Result<Waveform>>) -> Vec<Result<Vec<f32>>> {
+    /// Embeds named clips as they come, filling batches with the windows of as many of them as it takes.
+    fn embed_each(&self, waves: impl Iterator<Item = (String, Result<Waveform>)>) -> Vec<Result<Vec<f32>>> {
         let batch_size = self.options.batch_size.max(1);
-        let mut clips: Vec<Result<Sum>> = Vec::new();
+        let mut clips: Vec<Clip> = Vec::new();
         let mut pending: Vec<(usize, Features)> = Vec::new();
-        for wave in waves {
+        for (name, wave) in waves {
             let index = clips.len();
-            match wave.and_then(|wave| self.features(&wave)) {
-                Ok(features) => {
-                    clips.push(Ok(Sum::default()));
-                    pending.extend(features.into_iter().map(|features| (index, features)));
-                }
-                Err(e) => clips.push(Err(e)),
-            }
+            let features = wave.and_then(|wave| self.features(&wave));
+            let sum = features.map(|features| {
+                pending.extend(features.into_iter().map(|features| (index, features)));
+                Sum::default()
+            });
+            clips.push(Clip { name, sum });
             while pending.len() >= batch_size {
                 let rest = pending.split_off(batch_size);
-                self.flush(std::mem::replace(&mut pending, rest), &mut clips);
+                self.flush(&std::mem::replace(&mut pending, rest), &mut clips);
             }
         }
-        self.flush(pending, &mut clips);
-        clips.into_iter().map(|clip| clip.map(Sum::normalised_mean)).collect()
+        self.flush(&pending, &mut clips);
+        clips.into_iter().map(|clip| clip.sum.map(Sum::normalised_mean)).collect()
     }
 
     fn features(&self, wave: &Waveform) -> Result<Vec<Features>> {
@@ -258,25 +260,27 @@ impl Clap {
         Ok(self.extractor.extract(wave, policy, rng)?)
     }
 
-    /// Embeds a batch of windows and adds them to their clips; a failure falls on every clip of the batch.
-    fn flush(&self, batch: Vec<(usize, Features)>, clips: &mut [Result<Sum>]) {
+    /// Embeds a batch of windows and adds them to their clips. A batch that fails is gone through one window at a time, so that a
+    /// failure falls on its own clip, by name.
+    fn flush(&self, batch: &[(usize, Features)], clips: &mut [Clip]) {
         if batch.is_empty() {
             return;
         }
         match self.embed_features(batch.iter().map(|(_, features)| features)) {
             Ok(embeddings) => {
                 for ((clip, _), embedding) in batch.iter().zip(embeddings) {
-                    if let Ok(sum) = &mut clips[*clip] {
+                    if let Ok(sum) = &mut clips[*clip].sum {
                         sum.add(&embedding);
                     }
                 }
             }
-            Err(e) => {
-                let reason = e.to_string();
-                for (clip, _) in batch {
-                    clips[clip] = Err(Error::input(format!("clip {clip}"), reason.clone()));
+            Err(e) => match batch {
+                [(clip, _)] => {
+                    let clip = &mut clips[*clip];
+                    clip.sum = Err(Error::input(clip.name.clone(), e.to_string()));
                 }
-            }
+                _ => batch.chunks(1).for_each(|window| self.flush(window, clips)),
+            },
         }
     }
 
@@ -330,6 +334,13 @@ fn rows(xs: &Tensor) -> Result<Vec<Vec<f32>>> {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// A clip on its way through the model.
+struct Clip {
+    /// Its file, or its place among the waveforms.
+    name: String,
+    sum: Result<Sum>,
 }
 
 /// Sum of the embeddings of a clip's windows.
@@ -454,6 +465,23 @@ mod tests {
         assert_eq!(rows.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true]);
         let error = load(None, None).embed_audio(&["absent.wav"]).unwrap_err();
         assert!(error.to_string().contains("absent.wav"), "{error}");
+    }
+
+    /// A view that is missing makes the batch fail as a whole, and only its own clip by itself.
+    #[test]
+    fn a_failed_batch_falls_on_the_clip_at_fault_by_name() {
+        let model = load(None, None);
+        let good = model.features(&wave(1.0, 300.0)).unwrap().remove(0);
+        let bad = Features { data: Vec::new(), views: 0, ..good.clone() };
+        let mut clips: Vec<Clip> = ["a.wav", "b.wav", "c.wav"]
+            .map(|name| Clip { name: name.to_owned(), sum: Ok(Sum::default()) })
+            .into_iter()
+            .collect();
+        model.flush(&[(0, good.clone()), (1, bad), (2, good)], &mut clips);
+        assert!(clips[0].sum.as_ref().is_ok_and(|sum| sum.windows == 1));
+        assert!(clips[2].sum.as_ref().is_ok_and(|sum| sum.windows == 1));
+        let Err(error) = &clips[1].sum else { panic!("a clip without a view cannot be embedded") };
+        assert!(error.to_string().starts_with("b.wav: "), "{error}");
     }
 
     #[test]

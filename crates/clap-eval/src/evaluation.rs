@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 use clap_audio::{FeatureExtractor, Features, LongAudio};
 use clap_data::caption::{self, Template};
-use clap_data::{DataSet, Loader, LoaderConfig, Skipped, WaveCache};
+use clap_data::{DataSet, Loader, LoaderConfig, Sample, Skipped, WaveCache};
 use clap_encoders::{ClapModel, ClapTokenizer, features_tensor};
 use rand::RngCore;
 
@@ -71,7 +71,7 @@ pub struct Outcome {
     pub retrieval: Option<RetrievalMetrics>,
     /// Zero-shot classification, where clips have labels among the classes.
     pub zero_shot: Option<ZeroShotMetrics>,
-    /// Clips that could not be read.
+    /// Clips that could not be read, or not be classified.
     pub skipped: Vec<Skipped>,
 }
 
@@ -87,6 +87,18 @@ impl Outcome {
             .map(|(name, value)| (format!("zeroshot_{name}"), value));
         retrieval.chain(zero_shot).filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
     }
+}
+
+/// Every name that [`Outcome::metrics`] can have.
+#[must_use]
+pub fn metric_names() -> Vec<String> {
+    // A perfect evaluation of one labelled clip has them all.
+    let perfect = || -> Result<Outcome> {
+        let one = Tensor::new(&[[1f32]], &Device::Cpu)?;
+        let (retrieval, zero_shot) = (retrieval(&one, &one, &[0])?, zero_shot(&one, &one, &[0])?);
+        Ok(Outcome { retrieval: Some(retrieval), zero_shot: Some(zero_shot), skipped: Vec::new() })
+    };
+    perfect().expect("one clip, one caption and one class can be measured").metrics().into_keys().collect()
 }
 
 impl Evaluation {
@@ -121,10 +133,10 @@ impl Evaluation {
         device: &Device,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Outcome> {
-        let Clips { embeddings, kept, skipped } = self.embed_clips(model, device, progress)?;
+        let Clips { embeddings, kept, mut skipped } = self.embed_clips(model, device, progress)?;
         let texts = Texts { model, tokenizer, device, max_tokens: self.config.max_tokens };
         let retrieval = self.retrieval(&embeddings, &kept, &texts)?;
-        let zero_shot = self.zero_shot(&embeddings, &kept, &texts)?;
+        let zero_shot = self.zero_shot(&embeddings, &kept, &texts, &mut skipped)?;
         if retrieval.is_none() && zero_shot.is_none() {
             return Err(Error::Empty { what: "caption or known label" });
         }
@@ -144,19 +156,31 @@ impl Evaluation {
         Ok(Some(retrieval(audio, &texts.embed(&captions)?, &caption_of)?))
     }
 
-    fn zero_shot(&self, audio: &Tensor, kept: &[usize], texts: &Texts<'_>) -> Result<Option<ZeroShotMetrics>> {
+    /// The first of a clip's labels that is a class is its right answer.
+    fn zero_shot(
+        &self,
+        audio: &Tensor,
+        kept: &[usize],
+        texts: &Texts<'_>,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Option<ZeroShotMetrics>> {
         let class_of: HashMap<&str, usize> =
             self.data.classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
-        // Clips without a label among the classes have no right answer.
-        let (rows, labels): (Vec<u32>, Vec<usize>) = kept
-            .iter()
-            .enumerate()
-            .filter_map(|(row, &index)| {
-                let labels = &self.data.samples[index].labels;
-                let class = labels.iter().find_map(|label| class_of.get(label.as_str()))?;
-                Some((row as u32, *class))
-            })
-            .unzip();
+        let (mut rows, mut labels) = (Vec::new(), Vec::new());
+        for (row, &index) in kept.iter().enumerate() {
+            let Sample { id, labels: own, .. } = &self.data.samples[index];
+            match own.iter().find_map(|label| class_of.get(label.as_str())) {
+                Some(class) => {
+                    rows.push(row as u32);
+                    labels.push(*class);
+                }
+                None if own.is_empty() => {}
+                None => skipped.push(Skipped {
+                    what: id.clone(),
+                    reason: format!("its label `{}` is no class of classes.json; not classified", own.join("`, `")),
+                }),
+            }
+        }
         if rows.is_empty() {
             return Ok(None);
         }

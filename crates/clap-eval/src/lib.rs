@@ -1,6 +1,7 @@
 //! How good a CLAP model is: retrieval, zero-shot and multi-label metrics from embeddings or scores.
 //!
-//! Nothing here knows where an embedding came from, so that any model can be measured. The metrics are those of LAION-CLAP
+//! The metrics take embeddings and do not know where they came from, so that any model can be measured; [`Evaluation`] makes
+//! the embeddings of a CLAP model on a data set. The metrics are those of LAION-CLAP
 //! (`training/train.py`: `get_metrics`, `evaluate_clotho_audiocaps`; `evaluate/eval_zeroshot_classification.py`;
 //! `clap_module/loss.py`: `LPMetrics`, laion-clap 1.1.7) under their names; `docs/metrics.md` states each definition.
 //!
@@ -19,6 +20,7 @@
 
 mod error;
 mod evaluation;
+mod headline;
 mod loss;
 mod multi_label;
 mod ranks;
@@ -28,7 +30,8 @@ mod similarity;
 mod zero_shot;
 
 pub use error::{Error, Result};
-pub use evaluation::{Evaluation, EvaluationConfig, Outcome};
+pub use evaluation::{Evaluation, EvaluationConfig, Outcome, metric_names};
+pub use headline::{HEADLINES, Headline};
 pub use loss::contrastive_loss;
 pub use multi_label::{MultiLabelMetrics, average_precision, multi_label, roc_auc};
 pub use ranks::{Ranks, Targets, ranks, ranks_in_blocks};

@@ -154,6 +154,9 @@ impl RetrievalMetrics {
                 map.insert(format!("{name}chance_R@{k}"), value.into());
             }
         }
+        for (name, d) in [("audio_to_text", &self.audio_to_text), ("text_to_audio", &self.text_to_audio)] {
+            map.insert(format!("{name}_tied"), d.tied.into());
+        }
         map.insert("num_samples".into(), self.clips.into());
         map.insert("num_captions".into(), self.captions.into());
         map
@@ -165,13 +168,6 @@ impl RetrievalMetrics {
     /// No metric is called so.
     pub fn get(&self, name: &str) -> Result<f64> {
         number(&self.to_map(), name)
-    }
-
-    /// Mean of both directions' mAP@10: what LAION-CLAP selects its checkpoints by (there with
-    /// [`Direction::map_at_10_laion`], averaged over data sets).
-    #[must_use]
-    pub fn mean_map_at_10(&self) -> f64 {
-        (self.audio_to_text.map_at_10 + self.text_to_audio.map_at_10) / 2.0
     }
 }
 

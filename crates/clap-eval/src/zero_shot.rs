@@ -79,9 +79,12 @@ impl ZeroShotMetrics {
             ("mean_rank", self.mean_rank),
             ("median_rank", self.median_rank),
             ("chance_acc1", self.chance_acc1),
+            // Five different guesses.
+            ("chance_acc5", (5.0 * self.chance_acc1).min(1.0)),
         ] {
             map.insert(name.into(), value.into());
         }
+        map.insert("tied".into(), self.tied.into());
         map.insert("num_samples".into(), self.n.into());
         map.insert("num_classes".into(), self.n_classes.into());
         let present = self.per_class.iter().filter(|c| c.clips > 0).count();

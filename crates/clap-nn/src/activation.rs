@@ -14,7 +14,7 @@ pub enum Activation {
     Gelu,
     /// The tanh approximation of [`Activation::Gelu`].
     GeluNew,
-    /// `max(x, 0)`.
+    /// `max(x, 0)`; NaN for NaN.
     Relu,
     /// `x · σ(1.702 x)`, of CLIP.
     QuickGelu,
@@ -37,7 +37,8 @@ pub fn activation_composed(xs: &Tensor, activation: Activation) -> Result<Tensor
     match activation {
         Activation::Gelu => xs.gelu_erf(),
         Activation::GeluNew => xs.gelu(),
-        Activation::Relu => xs.relu(),
+        // candle's own `relu` is a maximum, which turns NaN into zero.
+        Activation::Relu => xs.le(0.0)?.where_cond(&xs.zeros_like()?, xs),
         Activation::QuickGelu => xs * candle_nn::ops::sigmoid(&(xs * 1.702)?)?,
     }
 }
@@ -77,7 +78,7 @@ vectorised! {
         match activation {
             Activation::Gelu => map(xs, |x| x * math::normal(x).0),
             Activation::GeluNew => map(xs, |x| x * math::sigmoid(tanh_argument(x))),
-            Activation::Relu => map(xs, |x| x.max(0.0)),
+            Activation::Relu => map(xs, |x| relu_and_slope(x).0),
             Activation::QuickGelu => map(xs, |x| x * math::sigmoid(1.702 * x)),
         }
     }
@@ -121,9 +122,10 @@ fn gelu_new_and_slope(x: f32) -> (f32, f32) {
     (x * s, (x * slope * s).mul_add(1.0 - s, s))
 }
 
+/// As PyTorch's: NaN is not below zero and stays NaN, and the slope at zero is zero.
 #[inline(always)]
 fn relu_and_slope(x: f32) -> (f32, f32) {
-    (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 })
+    if x <= 0.0 { (0.0, 0.0) } else { (x, 1.0) }
 }
 
 #[inline(always)]
@@ -161,6 +163,8 @@ fn split(xs: &mut [f32], ys: &mut [f32], f: impl Fn(f32) -> (f32, f32)) {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Var};
+
     use super::*;
     use crate::twin;
 
@@ -185,6 +189,30 @@ mod tests {
     #[test]
     fn a_transposed_input_is_accepted() {
         twin::check_twins(&[&[5, 3]], 2e-6, |xs| gelu(&xs[0].t()?), |xs| xs[0].t()?.contiguous()?.gelu_erf());
+    }
+
+    #[test]
+    fn relu_keeps_nan_and_has_no_slope_at_zero() {
+        let fused = |xs: &Tensor| Activation::Relu.forward(xs);
+        let composed = |xs: &Tensor| activation_composed(xs, Activation::Relu);
+        for relu in [&fused as &dyn Fn(&Tensor) -> Result<Tensor>, &composed] {
+            let xs = Var::new(&[f32::NAN, -1.0, 0.0, -0.0, 2.0], &Device::Cpu).unwrap();
+            let ys = relu(&xs).unwrap();
+            let values = ys.to_vec1::<f32>().unwrap();
+            assert!(values[0].is_nan(), "{values:?}");
+            assert_eq!(values[1..], [0.0, 0.0, 0.0, 2.0]);
+            let grads = ys.sum_all().unwrap().backward().unwrap();
+            assert_eq!(grads.get(&xs).unwrap().to_vec1::<f32>().unwrap(), [1.0, 0.0, 0.0, 0.0, 1.0]);
+        }
+    }
+
+    /// A pass that also wants the slope, as the feed-forward half's backward, sees the same function.
+    #[test]
+    fn relu_with_its_slope_keeps_nan() {
+        let (mut xs, mut ys) = ([f32::NAN, -1.0, 0.0, 2.0], [9.0; 4]);
+        apply_with_slope(Activation::Relu, &mut xs, &mut ys);
+        assert!(ys[0].is_nan() && ys[1..] == [0.0, 0.0, 2.0], "{ys:?}");
+        assert_eq!(xs, [1.0, 0.0, 0.0, 1.0]);
     }
 
     #[test]

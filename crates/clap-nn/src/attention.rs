@@ -15,8 +15,9 @@ use crate::{Mode, softmax::softmax_composed};
 
 /// Multi-head attention: `q`, `k`, `v` (B, T, C) each; `key_mask` (B, T) is non-zero (of any type) for keys that may be attended to.
 ///
-/// Probabilities are dropped at rate `dropout_p` in training. A row whose keys are all masked attends to all of them alike.
-/// Returns (B, T, C).
+/// A masked key has a weight of exactly zero, unless all keys of a sequence are masked: all scores are then lowered alike, and
+/// the sequence attends as if it had no mask, up to the rounding of its scores to multiples of 2⁻⁹. Probabilities are dropped at
+/// rate `dropout_p` in training. Returns (B, T, C).
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -215,6 +216,35 @@ mod tests {
         let drop = Some(Drop { key: 1, p: 0.2 });
         let f = |xs: &[Tensor]| attention_composed([&xs[0], &xs[1], &xs[2]], Some(&mask), 2, drop);
         twin::check_gradient(&[shape, shape, shape], f);
+    }
+
+    /// Both twins of an evaluation.
+    fn twins(q: &Tensor, v: &Tensor, keep: &Tensor) -> [Vec<f32>; 2] {
+        let fused = attention(q, q, v, Some(keep), 2, 0.0, &mut Mode::eval()).unwrap();
+        let composed = attention_composed([q, q, v], Some(keep), 2, None).unwrap();
+        [fused, composed].map(|ys| ys.flatten_all().unwrap().to_vec1().unwrap())
+    }
+
+    /// The values of masked keys are as large as a float can be: any weight at all would show.
+    #[test]
+    fn masked_keys_have_no_weight_at_all() {
+        let q = twin::random(3, &[1, 3, 4]).to_dtype(DType::F32).unwrap();
+        let v = Tensor::new(&[[[1f32, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [3e38, 3e38, 3e38, 3e38]]], &Device::Cpu);
+        let keep = Tensor::new(&[[1u32, 1, 0]], &Device::Cpu).unwrap();
+        for ys in twins(&q, &v.unwrap(), &keep) {
+            assert!(ys.iter().all(|y| (y - 1.0).abs() < 1e-6), "{ys:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_without_any_key_attends_as_without_a_mask() {
+        let q = (twin::random(3, &[1, 5, 4]) * 3.0).unwrap().to_dtype(DType::F32).unwrap();
+        let v = twin::random(4, &[1, 5, 4]).to_dtype(DType::F32).unwrap();
+        let none = Tensor::zeros((1, 5), DType::U32, &Device::Cpu).unwrap();
+        let [expected, _] = twins(&q, &v, &none.ones_like().unwrap());
+        for ys in twins(&q, &v, &none) {
+            assert!(ys.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 2e-3), "{ys:?} against {expected:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::Mode;
 use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
+use crate::precision::widened;
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -61,11 +62,13 @@ impl BatchNorm {
         }
     }
 
-    /// The layer in candle's operations.
+    /// The layer in candle's operations; half types by way of `f32`.
     fn composed(&self, xs: &Tensor, dim: usize, train: bool) -> Result<Tensor> {
+        let dtype = xs.dtype();
+        let xs = &xs.to_dtype(widened(dtype))?;
         if !train {
             let (mean, var) = (self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor());
-            return self.affine(xs, &mean, &var, dim);
+            return self.affine(xs, &mean, &var, dim)?.to_dtype(dtype);
         }
         let channels = self.weight.dim(0)?;
         let outer = xs.dims()[..dim].iter().product::<usize>();
@@ -73,7 +76,7 @@ impl BatchNorm {
         let mean = rows.mean((0, 2))?; // (channels)
         let var = rows.broadcast_sub(&mean.reshape((1, channels, 1))?)?.sqr()?.mean((0, 2))?; // (channels)
         self.update(&mean.detach(), &var.detach(), xs.elem_count() / channels)?;
-        self.affine(xs, &mean, &var, dim)
+        self.affine(xs, &mean, &var, dim)?.to_dtype(dtype)
     }
 
     fn fused(&self, xs: &Tensor, dim: usize, train: bool) -> Result<Tensor> {
@@ -96,7 +99,7 @@ impl BatchNorm {
     fn affine(&self, xs: &Tensor, mean: &Tensor, var: &Tensor, dim: usize) -> Result<Tensor> {
         let mut dims = vec![1; xs.rank()];
         dims[dim] = mean.dim(0)?;
-        let column = |t: &Tensor| t.reshape(dims.as_slice());
+        let column = |t: &Tensor| t.to_dtype(xs.dtype())?.reshape(dims.as_slice());
         let std = (column(var)? + self.eps)?.sqrt()?;
         xs.broadcast_sub(&column(mean)?)?
             .broadcast_div(&std)?
@@ -108,8 +111,8 @@ impl BatchNorm {
     fn update(&self, mean: &Tensor, var: &Tensor, count: usize) -> Result<()> {
         let count = count as f64;
         let blend = |running: &Var, batch: &Tensor, scale: f64| {
-            let old = (running.as_detached_tensor() * (1.0 - MOMENTUM))?;
-            running.set(&(old + (batch * (MOMENTUM * scale))?)?)
+            let old = (running.as_detached_tensor().to_dtype(batch.dtype())? * (1.0 - MOMENTUM))?;
+            running.set(&(old + (batch * (MOMENTUM * scale))?)?.to_dtype(running.dtype())?)
         };
         blend(&self.running_mean, mean, 1.0)?;
         blend(&self.running_var, var, count / (count - 1.0))
@@ -404,6 +407,25 @@ mod tests {
             assert!((read("bn.running_mean") - 0.25).abs() < 1e-6);
             assert!((read("bn.running_var") - (0.9 + 0.1 * 5.0 / 3.0)).abs() < 1e-6);
         }
+    }
+
+    /// The sum of this channel, 256 thousand, is beyond f16.
+    #[test]
+    fn half_types_do_not_overflow() {
+        let (vars, vb) = seeded_vars(1, &Device::Cpu, DType::F16);
+        let norm = BatchNorm::new(1, 1e-5, vb.pp("bn")).unwrap();
+        let column: Vec<f32> = (0..256).map(|i| 1000.0 + (i % 4) as f32).collect();
+        let xs = Tensor::from_vec(column, (256, 1), &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
+        let read = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let ys = norm.forward_t(&xs, &mut train()).unwrap();
+        assert_eq!(ys.dtype(), DType::F16);
+        for (y, expected) in read(&ys).iter().zip([-1.341_635, -0.447_212, 0.447_212, 1.341_635]) {
+            assert!((y - expected).abs() < 2e-3, "{y} against {expected}");
+        }
+        let mean = read(&vars.get("bn.running_mean").unwrap())[0];
+        assert!((mean - 100.15).abs() < 0.1, "{mean}");
+        let evaluated = read(&norm.forward_t(&xs, &mut Mode::eval()).unwrap());
+        assert!(evaluated.iter().all(|y| y.is_finite()));
     }
 
     #[test]

@@ -39,11 +39,17 @@ pub fn feed_forward_block(
         None => None,
     };
     let (hidden, c) = fc1.weight().dims2()?;
-    let layers_fit = xs.dim(D::Minus1)? == c && fc2.weight().dims2()? == (c, hidden) && norm.weight.dims() == [c];
     let parameters = 2 * c + 2 * hidden * c + hidden + c;
     let (Some(b1), Some(b2)) = (fc1.bias(), fc2.bias()) else {
         return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales.as_deref());
     };
+    // Packed parameters carry no shapes: what does not fit is left to the layers, which say so.
+    let layers_fit = xs.dim(D::Minus1)? == c
+        && norm.weight.dims() == [c]
+        && norm.bias.dims() == [c]
+        && b1.dims() == [hidden]
+        && fc2.weight().dims() == [c, hidden]
+        && b2.dims() == [c];
     let parts = [&norm.weight, &norm.bias, fc1.weight(), b1, fc2.weight(), b2];
     let fused =
         fusible(&[xs]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
@@ -264,6 +270,23 @@ mod tests {
     fn composed_gradients_follow_finite_differences() {
         let shapes: [&[usize]; 7] = [&[2, 3, 4], &[4], &[4], &[5, 4], &[5], &[4, 5], &[4]];
         twin::check_gradient(&shapes, |xs| composed(xs, Activation::Gelu, Some(&[1.5, 0.0])));
+    }
+
+    /// Biases that are wrong one by one and right in sum: packed, they would pass for each other's.
+    #[test]
+    fn misfits_are_errors() {
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let shapes: [&[usize]; 7] = [&[2, 3, 4], &[4], &[4], &[5, 4], &[5], &[4, 5], &[4]];
+        let run = |shapes: [&[usize]; 7]| {
+            let (norm, fc1, fc2) = layers(&shapes.map(zeros));
+            feed_forward_block(&zeros(shapes[0]), &norm, (&fc1, Activation::Gelu, &fc2), 0.0, &mut Mode::eval())
+        };
+        assert!(run(shapes).is_ok());
+        for (i, j) in [(4, 6), (2, 4)] {
+            let mut swapped = shapes;
+            swapped.swap(i, j);
+            assert!(run(swapped).is_err(), "{swapped:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
+use crate::precision::widened;
 
 /// Normalises the last dimension, then scales and shifts it.
 #[derive(Clone, Debug)]
@@ -50,11 +51,14 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     }
 }
 
-/// [`layer_norm`] in candle's operations.
+/// [`layer_norm`] in candle's operations; half types by way of `f32`.
 pub fn layer_norm_composed(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let dtype = xs.dtype();
+    let wide = |t: &Tensor| t.to_dtype(widened(dtype));
+    let xs = wide(xs)?;
     let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
     let std = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    centred.broadcast_div(&std)?.broadcast_mul(weight)?.broadcast_add(bias)
+    centred.broadcast_div(&std)?.broadcast_mul(&wide(weight)?)?.broadcast_add(&wide(bias)?)?.to_dtype(dtype)
 }
 
 struct Fused {
@@ -183,6 +187,21 @@ mod tests {
     #[test]
     fn composed_gradients_follow_finite_differences() {
         twin::check_gradient(&[&[3, 5], &[5], &[5]], |xs| layer_norm_composed(&xs[0], &xs[1], &xs[2], 1e-5));
+    }
+
+    /// The sum of this row, 256 thousand, is beyond f16.
+    #[test]
+    fn half_types_do_not_overflow() {
+        use candle_core::{DType, Device};
+        let row: Vec<f32> = (0..256).map(|i| 1000.0 + (i % 4) as f32).collect();
+        let xs = Tensor::from_vec(row, (1, 256), &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
+        let ones = Tensor::ones(256, DType::F16, &Device::Cpu).unwrap();
+        let ys = layer_norm(&xs, &ones, &ones, 1e-5).unwrap();
+        assert_eq!(ys.dtype(), DType::F16);
+        let ys = ys.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+        for (y, expected) in ys[0].iter().zip([-0.341_635, 0.552_788, 1.447_212, 2.341_635]) {
+            assert!((y - expected).abs() < 2e-3, "{y} against {expected}");
+        }
     }
 
     #[test]

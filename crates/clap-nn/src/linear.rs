@@ -58,14 +58,15 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     if xs.dim(D::Minus1)? != input {
         candle_core::bail!("a linear map of {input} inputs cannot take {:?}", xs.shape());
     }
+    let has_elements = xs.elem_count() > 0 && weight.elem_count() > 0;
     match bias {
         Some(bias) if bias.dims() != [output] => {
             candle_core::bail!("a linear map of {output} outputs cannot have a bias of shape {:?}", bias.shape())
         }
-        Some(bias) if fusible(&[xs, weight, bias]) => {
+        Some(bias) if has_elements && fusible(&[xs, weight, bias]) => {
             xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Fused)
         }
-        None if fusible(&[xs, weight]) => xs.contiguous()?.apply_op2(&weight.contiguous()?, Fused),
+        None if has_elements && fusible(&[xs, weight]) => xs.contiguous()?.apply_op2(&weight.contiguous()?, Fused),
         _ => linear_composed(xs, weight, bias),
     }
 }
@@ -74,7 +75,8 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 pub fn linear_composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (output, input) = weight.dims2()?;
     let mut dims = xs.dims().to_vec();
-    let ys = xs.contiguous()?.reshape(((), input))?.matmul(&weight.t()?)?; // (rows, output)
+    let rows: usize = dims.iter().rev().skip(1).product();
+    let ys = xs.contiguous()?.reshape((rows, input))?.matmul(&weight.t()?)?; // (rows, output)
     let ys = match bias {
         Some(bias) => ys.broadcast_add(bias)?,
         None => ys,
@@ -93,7 +95,7 @@ struct Fused;
 
 const NAME: &str = "linear";
 
-/// Sizes of one product.
+/// Sizes of one product, none of them zero.
 #[derive(Clone, Copy)]
 struct Sizes {
     rows: usize,
@@ -104,7 +106,7 @@ struct Sizes {
 impl Sizes {
     fn of(xs: &Shape, weight: &Shape) -> Result<Self> {
         let (output, input) = weight.dims2()?;
-        Ok(Self { rows: xs.elem_count() / input.max(1), input, output })
+        Ok(Self { rows: xs.elem_count() / input, input, output })
     }
 
     fn is_cached(self) -> bool {
@@ -113,7 +115,7 @@ impl Sizes {
 
     /// Rows whose inputs and outputs take a quarter of a megabyte.
     fn rows_per_task(self) -> usize {
-        (64 * 1024 / (self.input + self.output).max(1)).max(64)
+        (64 * 1024 / (self.input + self.output)).max(64)
     }
 }
 
@@ -152,11 +154,6 @@ impl Fused {
     fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
         let Sizes { rows, input, output } = sizes;
         let layer = Affine { weight: Matrix::new(weight, output, input), bias };
-        if input == 0 || output == 0 || rows == 0 {
-            let mut ys = vec![0.0; rows * output];
-            layer.start(&mut ys);
-            return ys;
-        }
         if sizes.is_cached() {
             return parallel::build(rows * output, sizes.rows_per_task() * output, |start, ys| {
                 let count = ys.len() / output;
@@ -170,14 +167,15 @@ impl Fused {
         ys
     }
 
-    /// The gradients of the inputs, the weight and the bias. Those of inputs that need none are left out.
-    fn backward(&self, xs: &Tensor, weight: &Tensor, grad: &Tensor, has_bias: bool) -> Result<Gradients> {
+    /// The gradients of the inputs, the weight and the bias. Those that nothing asks for are left out: a constant matrix, as of an
+    /// interpolation, or a frozen layer would pay a product for each.
+    fn backward(&self, xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, grad: &Tensor) -> Result<Gradients> {
         let sizes = Sizes::of(xs.shape(), weight.shape())?;
         let Sizes { rows, input, output } = sizes;
         let grad = grad.contiguous()?;
         let (x, w, g) = (Elements::of(xs, NAME), Elements::of(weight, NAME), Elements::of(&grad, NAME));
         let (x, w, g) = (x.get()?, w.get()?, g.get()?);
-        let need_dx = xs.track_op() && input > 0 && rows > 0;
+        let (need_dx, need_dw, need_db) = (xs.track_op(), weight.track_op(), bias.is_some_and(Tensor::track_op));
         let w = Matrix::new(w, output, input);
         if !sizes.is_cached() {
             let all = Matrix::new(g, rows, output);
@@ -186,22 +184,21 @@ impl Fused {
                 MatrixMut::new(&mut dx, rows, input).set(1.0, all, w, Parallelism::Rayon(0));
                 dx
             });
-            let mut dw = vec![0.0; output * input];
-            MatrixMut::new(&mut dw, output, input).set(
-                1.0,
-                all.t(),
-                Matrix::new(x, rows, input),
-                Parallelism::Rayon(0),
-            );
-            let db = if has_bias { column_sums(g, output) } else { Vec::new() };
-            return Ok(Gradients { dx, dw, db });
+            let dw = need_dw.then(|| {
+                let mut dw = vec![0.0; output * input];
+                let x = Matrix::new(x, rows, input);
+                MatrixMut::new(&mut dw, output, input).set(1.0, all.t(), x, Parallelism::Rayon(0));
+                dw
+            });
+            return Ok(Gradients { dx, dw, db: need_db.then(|| column_sums(g, output)) });
         }
         // A task adds up its rows' share of the weight's gradient; the shares are few enough not to cost more than the products.
         let step = sizes.rows_per_task();
-        let shares = (rows * (input + output) / (4 * input * output).max(1)).clamp(2, 64);
+        let shares = (rows * (input + output) / (4 * input * output)).clamp(2, 64);
         let share = rows.div_ceil(shares).next_multiple_of(step).max(step);
         let work = |start: usize, mut dx: Option<&mut [f32]>| {
-            let mut sums = (vec![0.0; output * input], vec![0.0; if has_bias { output } else { 0 }]);
+            let mut sums =
+                (vec![0.0; if need_dw { output * input } else { 0 }], vec![0.0; if need_db { output } else { 0 }]);
             let mut first = start;
             let last = (start + share).min(rows);
             while first < last {
@@ -212,9 +209,11 @@ impl Fused {
                     let dx = &mut dx[(first - start) * input..][..count * input];
                     MatrixMut::new(dx, count, input).set(1.0, rows_g, w, Parallelism::None);
                 }
-                let x = Matrix::new(&x[first * input..][..count * input], count, input);
-                MatrixMut::new(&mut sums.0, output, input).add(rows_g.t(), x, Parallelism::None);
-                if has_bias {
+                if need_dw {
+                    let x = Matrix::new(&x[first * input..][..count * input], count, input);
+                    MatrixMut::new(&mut sums.0, output, input).add(rows_g.t(), x, Parallelism::None);
+                }
+                if need_db {
                     add_columns(&mut sums.1, g);
                 }
                 first += count;
@@ -229,18 +228,21 @@ impl Fused {
             let starts: Vec<usize> = (0..rows).step_by(share).collect();
             (None, starts.into_par_iter().map(|start| work(start, None)).collect())
         };
-        if sums.is_empty() {
-            return Ok(Gradients { dx, dw: vec![0.0; output * input], db: vec![0.0; output] });
-        }
         let (dw, db): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
-        Ok(Gradients { dx, dw: parallel::sum_in_order(dw), db: parallel::sum_in_order(db) })
+        let dw = need_dw.then(|| parallel::sum_in_order(dw));
+        Ok(Gradients { dx, dw, db: need_db.then(|| parallel::sum_in_order(db)) })
     }
 }
 
 struct Gradients {
     dx: Option<Vec<f32>>,
-    dw: Vec<f32>,
-    db: Vec<f32>,
+    dw: Option<Vec<f32>>,
+    db: Option<Vec<f32>>,
+}
+
+/// A gradient, if there is one, as a tensor of the shape of `like`.
+fn optional(values: Option<Vec<f32>>, like: &Tensor) -> Result<Option<Tensor>> {
+    values.map_or(Ok(None), |values| gradient(values, like))
 }
 
 fn column_sums(xs: &[f32], width: usize) -> Vec<f32> {
@@ -301,9 +303,8 @@ impl CustomOp3 for Fused {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Gradients { dx, dw, db } = self.backward(xs, weight, grad, true)?;
-        let dx = dx.map(|dx| gradient(dx, xs)).transpose()?.flatten();
-        Ok((dx, gradient(dw, weight)?, gradient(db, bias)?))
+        let Gradients { dx, dw, db } = self.backward(xs, weight, Some(bias), grad)?;
+        Ok((optional(dx, xs)?, optional(dw, weight)?, optional(db, bias)?))
     }
 }
 
@@ -325,8 +326,8 @@ impl CustomOp2 for Fused {
     }
 
     fn bwd(&self, xs: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Gradients { dx, dw, .. } = self.backward(xs, weight, grad, false)?;
-        Ok((dx.map(|dx| gradient(dx, xs)).transpose()?.flatten(), gradient(dw, weight)?))
+        let Gradients { dx, dw, .. } = self.backward(xs, weight, None, grad)?;
+        Ok((optional(dx, xs)?, optional(dw, weight)?))
     }
 }
 
@@ -365,6 +366,46 @@ mod tests {
         let grad = grads.get(&weight).unwrap().to_vec2::<f32>().unwrap();
         assert!(grad.iter().all(|row| row.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3)));
         assert!(grads.get(&xs).is_none());
+    }
+
+    /// In both forms of the product, and for each of the three: a constant gets no gradient, and the others keep theirs.
+    #[test]
+    fn constants_get_no_gradient() {
+        for (rows, input, output) in [(700, 6, 3), (9, 300, 241)] {
+            let shapes = [vec![rows, input], vec![output, input], vec![output]];
+            let make = |i: usize| twin::random(i as u64, &shapes[i]).to_dtype(candle_core::DType::F32).unwrap();
+            let vars = [0, 1, 2].map(|i| candle_core::Var::from_tensor(&make(i)).unwrap());
+            let run = |[xs, weight, bias]: [&Tensor; 3]| {
+                let ys = linear(xs, weight, Some(bias)).unwrap();
+                (&ys * &ys).unwrap().sum_all().unwrap().backward().unwrap()
+            };
+            let all = run([&vars[0], &vars[1], &vars[2]]);
+            for frozen in 0..3 {
+                let inputs = [0, 1, 2].map(|i| if i == frozen { make(i) } else { vars[i].as_tensor().clone() });
+                let grads = run([&inputs[0], &inputs[1], &inputs[2]]);
+                assert!(grads.get(&inputs[frozen]).is_none(), "input {frozen}");
+                for i in (0..3).filter(|&i| i != frozen) {
+                    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    assert_eq!(flat(grads.get(&vars[i]).unwrap()), flat(all.get(&vars[i]).unwrap()), "input {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_mapped_too() {
+        let ones = |dims: &[usize]| Tensor::ones(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        for (lead, input, output) in [(&[0usize, 4][..], 3, 2), (&[4], 0, 2), (&[4], 3, 0), (&[0], 0, 0)] {
+            let xs: Vec<usize> = lead.iter().copied().chain([input]).collect();
+            let expected: Vec<usize> = lead.iter().copied().chain([output]).collect();
+            for bias in [None, Some(ones(&[output]))] {
+                let weight = candle_core::Var::from_tensor(&ones(&[output, input])).unwrap();
+                let ys = linear(&ones(&xs), &weight, bias.as_ref()).unwrap();
+                assert_eq!(ys.dims(), expected);
+                let value = if bias.is_some() { 1.0 } else { 0.0 };
+                assert_eq!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), vec![value; ys.elem_count()]);
+            }
+        }
     }
 
     #[test]

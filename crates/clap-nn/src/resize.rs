@@ -1,6 +1,6 @@
 //! One-dimensional interpolation as a constant matrix, so that a resize is a matrix product and differentiable for free.
 //!
-//! Follows `torch.nn.functional.interpolate(mode="bicubic" | "bilinear", align_corners=True)` along one axis
+//! Follows `torch.nn.functional.interpolate(mode="bicubic", align_corners=True)` along one axis
 //! (ATen `UpSampleKernel.cpp`): source coordinates in `f32`, neighbours clamped at the edges, no antialiasing.
 
 /// Keys' parameter in PyTorch's bicubic kernel.
@@ -11,24 +11,6 @@ const A: f64 = -0.75;
 /// The source coordinate of output `i` is `i · (input-1)/(output-1)`, rounded to `f32` as PyTorch does: with exact coordinates
 /// the result differs from PyTorch's by 1e-4.
 pub fn bicubic_matrix(input: usize, output: usize) -> Vec<f32> {
-    matrix(input, output, |matrix, floor, t| {
-        for tap in 0..4 {
-            let distance = (t - (tap as f64 - 1.0)).abs();
-            let index = (floor + tap).saturating_sub(1).min(input - 1);
-            matrix[index] += keys(distance) as f32;
-        }
-    })
-}
-
-/// The (output × input) matrix, row-major, of linear interpolation with aligned corners.
-pub fn bilinear_matrix(input: usize, output: usize) -> Vec<f32> {
-    matrix(input, output, |matrix, floor, t| {
-        matrix[floor] += (1.0 - t) as f32;
-        matrix[(floor + 1).min(input - 1)] += t as f32;
-    })
-}
-
-fn matrix(input: usize, output: usize, row: impl Fn(&mut [f32], usize, f64)) -> Vec<f32> {
     let mut matrix = vec![0.0; output * input];
     if input == 0 {
         return matrix;
@@ -37,8 +19,11 @@ fn matrix(input: usize, output: usize, row: impl Fn(&mut [f32], usize, f64)) -> 
     for (i, weights) in matrix.chunks_exact_mut(input).enumerate() {
         let source = scale * i as f32;
         let floor = source.floor();
-        let t = f64::from(source - floor);
-        row(weights, (floor as usize).min(input - 1), t);
+        let (floor, t) = ((floor as usize).min(input - 1), f64::from(source - floor));
+        for tap in 0..4 {
+            let distance = (t - (tap as f64 - 1.0)).abs();
+            weights[(floor + tap).saturating_sub(1).min(input - 1)] += keys(distance) as f32;
+        }
     }
     matrix
 }
@@ -71,18 +56,15 @@ mod tests {
 
     #[test]
     fn constants_and_end_points_are_kept() {
-        for matrix in [bicubic_matrix(1001, 1024), bilinear_matrix(1001, 1024)] {
-            close(&apply(&matrix, &[2.5; 1001]), &[2.5; 1024], 1e-6);
-            assert_eq!((matrix[0], matrix[1023 * 1001 + 1000]), (1.0, 1.0));
-        }
+        let matrix = bicubic_matrix(1001, 1024);
+        close(&apply(&matrix, &[2.5; 1001]), &[2.5; 1024], 1e-6);
+        assert_eq!((matrix[0], matrix[1023 * 1001 + 1000]), (1.0, 1.0));
     }
 
     #[test]
     fn equal_sizes_are_the_identity() {
-        for matrix in [bicubic_matrix(9, 9), bilinear_matrix(9, 9)] {
-            for (i, row) in matrix.chunks_exact(9).enumerate() {
-                assert!(row.iter().enumerate().all(|(j, &w)| w == f32::from(u8::from(i == j))));
-            }
+        for (i, row) in bicubic_matrix(9, 9).chunks_exact(9).enumerate() {
+            assert!(row.iter().enumerate().all(|(j, &w)| w == f32::from(u8::from(i == j))));
         }
     }
 
@@ -101,12 +83,6 @@ mod tests {
         }
         let quarter = apply(&bicubic_matrix(9, 33), &(0..9).map(f64::from).collect::<Vec<_>>());
         assert!((quarter[9] - 2.296875).abs() < 1e-6 && (quarter[10] - 2.5).abs() < 1e-6);
-    }
-
-    #[test]
-    fn linear_interpolation_keeps_a_ramp() {
-        let ramp: Vec<f64> = (0..5).map(f64::from).collect();
-        close(&apply(&bilinear_matrix(5, 9), &ramp), &[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0], 1e-6);
     }
 
     #[test]

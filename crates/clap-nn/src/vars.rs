@@ -44,13 +44,27 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Buffers that other implementations store beside the weights; the optimiser must not touch them.
-const BUFFERS: [&str; 5] =
-    ["running_mean", "running_var", "num_batches_tracked", "relative_position_index", "position_ids"];
+/// Statistics of batch norm: kept and saved, moved by the layer itself.
+const STATISTICS: [&str; 2] = ["running_mean", "running_var"];
 
-/// False for batch-norm statistics and index buffers, true for weights. `name` is a full checkpoint path.
+/// Constants and counters that other implementations store beside the weights and no layer here has.
+const FOREIGN_BUFFERS: [&str; 5] =
+    ["num_batches_tracked", "relative_position_index", "position_ids", "token_type_ids", "attn_mask"];
+
+/// The last part of a checkpoint path.
+fn leaf(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// True for the index tables, masks and counters of other implementations, which may be in a file without being in the model.
+/// `name` is a full checkpoint path.
+pub fn is_foreign_buffer(name: &str) -> bool {
+    FOREIGN_BUFFERS.contains(&leaf(name))
+}
+
+/// False for batch-norm statistics and foreign buffers, true for weights. `name` is a full checkpoint path.
 pub fn is_trainable(name: &str) -> bool {
-    !BUFFERS.contains(&name.rsplit('.').next().unwrap_or(name))
+    !STATISTICS.contains(&leaf(name)) && !is_foreign_buffer(name)
 }
 
 /// Named variables in the order of their names. Clones share the variables.
@@ -112,7 +126,7 @@ impl Vars {
         let vars = self.lock();
         let missing: Vec<String> = vars.keys().filter(|name| !tensors.contains_key(*name)).cloned().collect();
         let mut unexpected: Vec<String> =
-            tensors.keys().filter(|name| !vars.contains_key(*name) && is_trainable(name)).cloned().collect();
+            tensors.keys().filter(|name| !vars.contains_key(*name) && !is_foreign_buffer(name)).cloned().collect();
         unexpected.sort_unstable();
         let mismatched: Vec<String> = vars
             .iter()
@@ -205,7 +219,7 @@ mod tests {
 
     #[test]
     fn buffers_are_not_trainable() {
-        for name in ["bn.running_mean", "bn.running_var", "bn.num_batches_tracked", "position_ids"] {
+        for name in ["bn.running_mean", "bn.running_var", "bn.num_batches_tracked", "position_ids", "block.attn_mask"] {
             assert!(!is_trainable(name), "{name}");
         }
         for name in ["bn.weight", "running_mean.weight", "logit_scale_a", "relative_position_bias_table"] {
@@ -238,9 +252,13 @@ mod tests {
     fn a_misfit_names_every_culprit_and_changes_nothing() {
         let vars = store();
         let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-        let tensors = HashMap::from([("b.weight".into(), ones(&[3, 2])), ("c.weight".into(), ones(&[1]))]);
+        let tensors = HashMap::from([
+            ("b.weight".into(), ones(&[3, 2])),
+            ("c.weight".into(), ones(&[1])),
+            ("c.running_var".into(), ones(&[1])),
+        ]);
         let text = vars.load(&tensors).unwrap_err().to_string();
-        for part in ["a.running_mean", "c.weight", "b.weight (model [2, 3], tensor [3, 2])"] {
+        for part in ["a.running_mean", "c.running_var, c.weight", "b.weight (model [2, 3], tensor [3, 2])"] {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(vars.get("b.weight").unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);

@@ -34,10 +34,16 @@ pub fn window_attention_block(
 ) -> Result<Tensor> {
     let (batch, _, c) = xs.dims3()?;
     let scales = Drop::draw(drop_path, mode).map(|drop| drop.rows(batch));
-    let layers_fit = qkv.weight().dims() == [3 * c, c] && proj.weight().dims() == [c, c] && norm.weight.dims() == [c];
     let (Some(qkv_bias), Some(proj_bias)) = (qkv.bias(), proj.bias()) else {
         return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales.as_deref());
     };
+    // Packed parameters carry no shapes: what does not fit is left to the layers, which say so.
+    let layers_fit = norm.weight.dims() == [c]
+        && norm.bias.dims() == [c]
+        && qkv.weight().dims() == [3 * c, c]
+        && qkv_bias.dims() == [3 * c]
+        && proj.weight().dims() == [c, c]
+        && proj_bias.dims() == [c];
     let parts = [&norm.weight, &norm.bias, qkv.weight(), qkv_bias, proj.weight(), proj_bias];
     let parameters = 4 * c * c + 6 * c;
     let fused =
@@ -323,6 +329,26 @@ mod tests {
         check(3, WindowGeometry { height: 16, width: 16, window: 8, shift: 4, heads: 3 }, 12, Some(&scales[..3]));
         check(5, WindowGeometry { height: 6, width: 9, window: 3, shift: 1, heads: 1 }, 7, Some(&scales));
         check(1, WindowGeometry { height: 2, width: 2, window: 2, shift: 0, heads: 2 }, 4, None);
+    }
+
+    /// Biases that are wrong one by one and right in sum: packed, they would pass for each other's.
+    #[test]
+    fn misfits_are_errors() {
+        let geometry = WindowGeometry { height: 4, width: 2, window: 2, shift: 1, heads: 2 };
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let shapes: [&[usize]; 8] = [&[2, 8, 4], &[4], &[4], &[12, 4], &[12], &[4, 4], &[4], &[2, 4, 4]];
+        let run = |shapes: [&[usize]; 8]| {
+            let [xs, weight, bias, wqkv, bqkv, wproj, bproj, table] = shapes.map(zeros);
+            let norm = LayerNorm { weight, bias, eps: 1e-5 };
+            let (qkv, proj) = (Linear::from_parts(wqkv, Some(bqkv)), Linear::from_parts(wproj, Some(bproj)));
+            window_attention_block(&xs, &norm, (&qkv, &table, &proj), &geometry, 0.0, &mut Mode::eval())
+        };
+        assert!(run(shapes).is_ok());
+        for (i, j) in [(4, 6), (2, 4)] {
+            let mut swapped = shapes;
+            swapped.swap(i, j);
+            assert!(run(swapped).is_err(), "{swapped:?}");
+        }
     }
 
     #[test]

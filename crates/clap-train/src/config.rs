@@ -299,7 +299,7 @@ impl TrainConfig {
         let data = &mut self.data;
         let named = [Some(&mut data.train), data.valid.as_mut(), data.tokenizer.as_mut()].into_iter().flatten();
         // What is no folder beside the file may be the id of a model on the hub.
-        let init = self.model.init.as_mut().filter(|init| folder.join(&init).is_dir());
+        let init = self.model.init.as_mut().filter(|init| folder.join(init).is_dir());
         for path in named.chain(init).filter(|path| !path.as_os_str().is_empty()) {
             let joined = folder.join(&path);
             *path = std::path::absolute(&joined).map_err(|source| Error::io(&joined, source))?;

@@ -60,6 +60,16 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// No step could be taken.
+    #[error(
+        "no batch had two readable clips: {skipped} of {clips} training clips were skipped; metrics.jsonl says why"
+    )]
+    NothingTrained {
+        /// Training clips.
+        clips: usize,
+        /// Those that could not be read.
+        skipped: usize,
+    },
     /// The front end refuses its configuration.
     #[error("configuration: features: {0}")]
     Features(#[source] clap_audio::Error),
@@ -74,7 +84,7 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     /// The loss or the gradient is no longer a number.
     #[error(
-        "step {step}: the {what} is {value}; the last good checkpoint is kept. Lower optim.lr, lengthen schedule.warmup or \
+        "step {step}: the {what} is {value}; checkpoints written before are kept. Lower optim.lr, lengthen schedule.warmup or \
          set optim.grad_clip_norm"
     )]
     Diverged {

@@ -42,4 +42,4 @@ pub use optimizer::{AdamConfig, Algorithm, Optimizer};
 pub use run_folder::RunFolder;
 pub use schedule::Schedule;
 pub use setup::Setup;
-pub use trainer::{Trainer, train};
+pub use trainer::Trainer;

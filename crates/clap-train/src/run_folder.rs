@@ -58,6 +58,12 @@ impl RunFolder {
         &self.path
     }
 
+    /// The resolved configuration of the run at `run`.
+    #[must_use]
+    pub fn config(run: &Path) -> PathBuf {
+        run.join(CONFIG)
+    }
+
     /// The model folder of the best evaluation of the run at `run`.
     #[must_use]
     pub fn best(run: &Path) -> PathBuf {

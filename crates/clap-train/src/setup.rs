@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
-use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, WaveCache};
+use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
-use clap_eval::{Evaluation, EvaluationConfig, Outcome};
+use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::Vars;
 use clap_nn::init::seeded_vars;
 
@@ -76,6 +76,9 @@ impl Setup {
             Some(path) => Some(Arc::new(open_data("data.valid", path, config.data.valid_split.as_ref(), &config)?)),
             None => None,
         };
+        if let Some(valid) = &valid {
+            check_measurable(&config.eval.select, valid)?;
+        }
         let Parts { clap_config, features, tokenizer, vars, model } = match config.model.init.clone() {
             Some(folder) => continued(&folder, &config, &device)?,
             None => new_model(&mut config, &device)?,
@@ -202,14 +205,7 @@ fn validation(
 
 /// Every metric that chooses the best checkpoint has to be one.
 fn check_selection(names: &[String]) -> Result<()> {
-    // A perfect evaluation of one labelled clip has every metric's name.
-    let one = Tensor::new(&[[1f32]], &Device::Cpu)?;
-    let outcome = Outcome {
-        retrieval: Some(clap_eval::retrieval(&one, &one, &[0])?),
-        zero_shot: Some(clap_eval::zero_shot(&one, &one, &[0])?),
-        skipped: Vec::new(),
-    };
-    let known: Vec<String> = outcome.metrics().into_keys().collect();
+    let known = clap_eval::metric_names();
     match names.iter().find(|name| !known.contains(name)) {
         None => Ok(()),
         Some(name) => {
@@ -217,6 +213,24 @@ fn check_selection(names: &[String]) -> Result<()> {
             Err(Error::config("eval.select", reason))
         }
     }
+}
+
+/// The validation clips have to be such that every selecting metric can be measured.
+fn check_measurable(names: &[String], data: &DataSet) -> Result<()> {
+    let classified = |s: &Sample| s.labels.iter().any(|label| data.classes.contains(label));
+    let (captions, labels) = (data.samples.iter().any(|s| !s.captions.is_empty()), data.samples.iter().any(classified));
+    for name in names {
+        let (measurable, lacking) = match name.starts_with("zeroshot_") {
+            true => (labels, "labels among the classes"),
+            false => (captions, "captions"),
+        };
+        if !measurable {
+            let reason =
+                format!("names {name}, but the clips of data.valid have no {lacking}; select by other metrics");
+            return Err(Error::config("eval.select", reason));
+        }
+    }
+    Ok(())
 }
 
 /// The front end and the audio tower have to agree.

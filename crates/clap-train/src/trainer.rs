@@ -80,6 +80,10 @@ impl Trainer {
         self.budget.start_training();
 
         let ending = self.train(observer)?;
+        if self.position.step == 0 {
+            let (clips, skipped) = (self.setup.train.samples.len(), self.skipped.len());
+            return Err(Error::NothingTrained { clips, skipped });
+        }
 
         let done = self.done(ending);
         report::write(self.folder.path(), &self.setup.config, &done)?;
@@ -304,14 +308,6 @@ impl Trainer {
             best_epoch: self.position.best_epoch,
         }
     }
-}
-
-/// Opens, trains, evaluates and reports: [`Trainer::new`] and [`Trainer::run`].
-///
-/// # Errors
-/// Theirs.
-pub fn train(config: TrainConfig, run: &Path, observer: &mut dyn Observer) -> Result<Done> {
-    Trainer::new(config, run)?.run(observer)
 }
 
 /// The generator of one step's dropout: a function of seed and step, so that nothing has to be saved to continue.

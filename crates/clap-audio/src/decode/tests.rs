@@ -90,11 +90,11 @@ fn big_endian_aiff_is_read() {
     assert_eq!(wave, Waveform { samples: vec![0.0, 0.5, -1.0, 1.0 / 32768.0], sample_rate: 44_100 });
 }
 
-/// `polynomial` without its leading bit, most significant bit first: FLAC's CRC-8 (8 bits) and CRC-16.
-fn crc(bytes: &[u8], bits: u32, polynomial: u32) -> u32 {
+/// `polynomial` without its leading bit, most significant bit first: FLAC's CRC-8 (8 bits) and CRC-16, Ogg's CRC-32.
+fn crc(bytes: &[u8], bits: u32, polynomial: u64) -> u64 {
     let mut crc = 0;
     for &byte in bytes {
-        crc ^= u32::from(byte) << (bits - 8);
+        crc ^= u64::from(byte) << (bits - 8);
         for _ in 0..8 {
             let carry = (crc >> (bits - 1)) & 1;
             crc = ((crc << 1) ^ (carry * polynomial)) & ((1 << bits) - 1);
@@ -149,6 +149,144 @@ fn mp3_is_read() {
     frame.resize(417, 0);
     let wave = decode_bytes("x.mp3", &frame.repeat(20), Channels::Mean).unwrap();
     assert_eq!(wave, Waveform { samples: vec![0.0; 20 * 1152], sample_rate: 44_100 });
+}
+
+/// Two Ogg Vorbis files, the first pair of members of a shard of the embedded corpus.
+fn vorbis() -> [Vec<u8>; 2] {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/sounds-mini/valid/0.tar");
+    let shard = std::fs::read(path).unwrap();
+    let mut members = Vec::new();
+    let mut at = 0;
+    while members.len() < 2 {
+        let size = usize::from_str_radix(std::str::from_utf8(&shard[at + 124..at + 135]).unwrap(), 8).unwrap();
+        let bytes = &shard[at + 512..at + 512 + size];
+        if bytes.starts_with(b"OggS") {
+            members.push(bytes.to_vec());
+        }
+        at += 512 + size.next_multiple_of(512);
+    }
+    members.try_into().unwrap()
+}
+
+#[test]
+fn chained_ogg_streams_are_one_sound() {
+    let [first, second] = vorbis();
+    let read = |bytes: &[u8]| decode_bytes("x.ogg", bytes, Channels::Mean).unwrap();
+    let (one, two) = (read(&first), read(&second));
+    let chain = read(&[&first[..], &second].concat());
+    assert_eq!(chain.sample_rate, one.sample_rate);
+    assert!(chain.samples == [one.samples, two.samples].concat(), "{} samples", chain.samples.len());
+}
+
+#[test]
+fn a_chain_does_not_change_its_rate() {
+    let [first, mut second] = vorbis();
+    // The identification header is alone on the first page, of 58 bytes: the rate at 40, the page's checksum at 22.
+    second[40..44].copy_from_slice(&22_050u32.to_le_bytes());
+    second[22..26].fill(0);
+    let checksum = crc(&second[..58], 32, 0x04c1_1db7) as u32;
+    second[22..26].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(decode_bytes("x.ogg", &second, Channels::Mean).unwrap().sample_rate, 22_050);
+    let message = error(&[first, second].concat()).to_string();
+    assert!(message.contains("changes from 44100 to 22050 Hz"), "{message}");
+}
+
+#[test]
+fn a_vorbis_stream_cut_short_ends_where_its_bytes_end() {
+    let [whole, _] = vorbis();
+    let len = |bytes: &[u8]| decode_bytes("x.ogg", bytes, Channels::Mean).unwrap().samples.len();
+    // Inside its last page.
+    let cut = len(&whole[..whole.len() - 1000]);
+    assert!(cut > 0 && cut < len(&whole), "{cut}");
+}
+
+#[test]
+fn a_few_bad_packets_are_accepted_and_more_are_damage() {
+    for (packets, bad, damaged) in [
+        (0, 0, false),
+        (1, 0, false),
+        (1, 1, true),
+        (2, 1, false),
+        (3, 2, true),
+        (4, 2, false),
+        (100, 3, false),
+        (99, 3, true),
+        (1000, 12, false),
+        (1000, 13, true),
+    ] {
+        assert_eq!(is_damaged(packets, bad), damaged, "{bad} of {packets}");
+    }
+}
+
+#[test]
+fn a_sound_of_bad_packets_alone_is_damaged_not_empty() {
+    // Two frames of a subframe of a reserved type: 6 bytes of header, the subframe's type, 192 samples, a checksum.
+    let mut bytes = flac(&ramp(192 * 2));
+    for frame in bytes[42..].chunks_exact_mut(6 + 1 + 2 * 192 + 2) {
+        frame[6] = 0x04;
+        let (content, checksum) = frame.split_at_mut(391);
+        checksum.copy_from_slice(&(crc(content, 16, 0x8005) as u16).to_be_bytes());
+    }
+    let message = error(&bytes).to_string();
+    assert!(message.contains("2 of 2 packets cannot be decoded"), "{message}");
+}
+
+/// A source that panics once its header has been read, as a faulty reader might.
+struct Faulty(Cursor<Vec<u8>>);
+
+impl std::io::Read for Faulty {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        assert!(self.0.position() < 1000, "a fault of the reader");
+        self.0.read(buffer)
+    }
+}
+
+impl std::io::Seek for Faulty {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+impl MediaSource for Faulty {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn byte_len(&self) -> Option<u64> {
+        Some(self.0.get_ref().len() as u64)
+    }
+}
+
+#[test]
+fn a_panic_of_the_reader_is_an_error_of_the_file() {
+    let source = Faulty(Cursor::new(wav_i16(&ramp(200_000))));
+    let error = decode_source("clip.wav", Box::new(source), Channels::Mean).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().starts_with("clip.wav: "), "{error}");
+}
+
+#[test]
+fn a_clip_beyond_the_limit_is_refused() {
+    let bytes = wav_i16(&ramp(20_000));
+    let read = |limit| {
+        let source = Box::new(Cursor::new(bytes.clone()));
+        Stream::open("clip.wav", source).unwrap().read_all(Channels::Mean, limit)
+    };
+    assert_eq!(read(20_000).unwrap().samples.len(), 20_000);
+    match read(19_999).unwrap_err() {
+        Error::TooLong { name, frames: 20_000, limit: 19_999 } => assert_eq!(name, "clip.wav"),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn packets_longer_than_any_encoder_writes_are_refused() {
+    let mut params = AudioCodecParameters::new();
+    params.with_sample_rate(48_000).with_max_frames_per_packet(MAX_PACKET_FRAMES);
+    assert_eq!(check_header("clip.wav", &params).unwrap(), 48_000);
+    params.with_max_frames_per_packet(MAX_PACKET_FRAMES + 1);
+    let message = check_header("clip.wav", &params).unwrap_err().to_string();
+    assert!(message.contains("1048577 samples in a packet"), "{message}");
 }
 
 #[test]

@@ -179,6 +179,22 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
 }
 
 #[test]
+fn fusion_of_a_clip_is_bounded_by_its_spectrogram() {
+    let mut config = extractor(Truncation::Fusion, Preset::Hf).config().clone();
+    (config.hop_length, config.feature_size, config.max_length_s) = (1, 256, 0.01);
+    let extractor = FeatureExtractor::new(config, Preset::Hf).unwrap();
+    // 2^20 + 1 frames of 2^8 bins
+    let clip = Waveform { samples: vec![0.1; 1 << 20], sample_rate: 8_000 };
+    for error in [
+        extractor.extract(&clip, LongAudio::Fusion, None).unwrap_err(),
+        extractor.extract_at(&clip, Placement::Fusion([0; 3])).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("268435712 values"), "{error}");
+    }
+    assert!(extractor.extract(&clip, LongAudio::Head, None).is_ok());
+}
+
+#[test]
 fn padding_is_the_configured_one() {
     let mut config = extractor(Truncation::RandTrunc, Preset::Hf).config().clone();
     config.padding = Padding::Pad;

@@ -1,7 +1,8 @@
 //! Sizes of a model from the shapes of its weights, for files that come without `config.json`, as LAION's do.
 //!
 //! What shapes cannot tell is taken from LAION's program: layer norms of 1e-5, GELU, attention heads of 64 channels in the
-//! text tower, an image of 256 where no attention mask gives it away.
+//! text tower, an image of 256 where no attention mask gives it away. [`crate::load_folder`] asks for `config.json` all the
+//! same and takes nothing from here: who has a bare file calls these, and [`Checkpoint::build`] with the result.
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{AudioConfig, FusionType, TextConfig};

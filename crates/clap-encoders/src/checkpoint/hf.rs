@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use crate::config::{ClapConfig, FusionType};
 
-/// Endings of keys that files carry and no model here needs: constants and counters of either program.
-const BUFFERS: [&str; 5] =
-    [".position_ids", ".token_type_ids", ".relative_position_index", ".num_batches_tracked", ".attn_mask"];
+/// `model_type` of a CLAP model in `config.json`.
+pub(super) const MODEL_TYPE: &str = "clap";
 
 /// Parts of LAION's network that the embedding does not use: its front end (recomputed here), its tagging head, and the
 /// heads of its second loss.
@@ -25,7 +24,7 @@ const UNUSED: [&str; 6] = [
 
 /// True where a key (under Hugging Face's name) may be in a file without being in the model.
 pub(super) fn is_ignorable(key: &str) -> bool {
-    BUFFERS.iter().any(|ending| key.ends_with(ending)) || UNUSED.iter().any(|start| key.starts_with(start))
+    clap_nn::is_foreign_buffer(key) || UNUSED.iter().any(|start| key.starts_with(start))
 }
 
 /// The buffers that `transformers` expects beside the weights.
@@ -69,7 +68,7 @@ pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
 pub(super) fn config_json(config: &ClapConfig) -> serde_json::Result<Value> {
     let mut json = serde_json::to_value(config)?;
     json["architectures"] = json!(["ClapModel"]);
-    json["model_type"] = json!("clap");
+    json["model_type"] = json!(MODEL_TYPE);
     json["text_config"]["model_type"] = json!("clap_text_model");
     json["audio_config"]["model_type"] = json!("clap_audio_model");
     json["audio_config"]["num_hidden_layers"] = json!(config.audio_config.depths.len());

@@ -47,6 +47,25 @@ struct Entry {
     shape: Vec<usize>,
 }
 
+/// Entries as they are found, each key once.
+struct Entries<'a> {
+    origin: &'a str,
+    by_key: BTreeMap<String, Entry>,
+}
+
+impl Entries<'_> {
+    fn insert(&mut self, key: String, entry: Entry) -> Result<()> {
+        let name = entry.name.clone();
+        match self.by_key.insert(key.clone(), entry) {
+            None => Ok(()),
+            Some(other) => Err(Error::checkpoint(
+                Path::new(self.origin),
+                format!("`{}` and `{name}` are both {key}; which of them is meant? Remove one", other.name),
+            )),
+        }
+    }
+}
+
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Checkpoint({}, {:?}, {} tensors)", self.origin, self.format, self.entries.len())
@@ -102,7 +121,7 @@ impl Checkpoint {
     /// Weights that are in memory already, under either program's names.
     ///
     /// # Errors
-    /// Where a joined query-key-value tensor has no thirds.
+    /// Where a joined query-key-value tensor has no thirds, or two tensors are the same weight.
     pub fn from_tensors(tensors: HashMap<String, Tensor>) -> Result<Self> {
         let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
         Self::new("memory".to_owned(), Reader::Memory(tensors), shapes)
@@ -129,6 +148,21 @@ impl Checkpoint {
         if reader.tensor_infos().is_empty() {
             return Err(Error::checkpoint(path, "no tensors at its top level nor under `state_dict`"));
         }
+        // A shape is read before the data that should fill it: what cannot be in the file is not allocated for.
+        let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        let fits = |dims: &[usize], bytes: usize| {
+            let size = dims.iter().try_fold(bytes, |size, &dim| size.checked_mul(dim));
+            size.is_some_and(|size| size as u64 <= length)
+        };
+        for (name, info) in reader.tensor_infos() {
+            let dims = info.layout.dims();
+            if !fits(dims, info.dtype.size_in_bytes()) {
+                return Err(Error::checkpoint(
+                    path,
+                    format!("`{name}` has the shape {dims:?}, which is more than the {length} bytes of the file"),
+                ));
+            }
+        }
         let shapes =
             reader.tensor_infos().iter().map(|(name, info)| (name.clone(), info.layout.dims().to_vec())).collect();
         Self::new(path.display().to_string(), Reader::Pickle(reader), shapes)
@@ -137,11 +171,11 @@ impl Checkpoint {
     fn new(origin: String, reader: Reader, shapes: Vec<(String, Vec<usize>)>) -> Result<Self> {
         let is_laion = laion::is_laion(shapes.iter().map(|(name, _)| name.as_str()));
         let format = if is_laion { Format::Laion } else { Format::HuggingFace };
-        let mut entries = BTreeMap::new();
+        let mut entries = Entries { origin: &origin, by_key: BTreeMap::new() };
         for (name, shape) in shapes {
             match if is_laion { laion::hf_keys(&name) } else { HfKeys::One(name.clone()) } {
                 HfKeys::One(key) => {
-                    entries.insert(key, Entry { name, third: None, shape });
+                    entries.insert(key, Entry { name, third: None, shape })?;
                 }
                 HfKeys::Thirds(keys) => {
                     let mut shape = shape;
@@ -150,11 +184,12 @@ impl Checkpoint {
                         _ => return Err(Error::input(name, "a joined query-key-value tensor that has no thirds")),
                     }
                     for (i, key) in keys.into_iter().enumerate() {
-                        entries.insert(key, Entry { name: name.clone(), third: Some(i), shape: shape.clone() });
+                        entries.insert(key, Entry { name: name.clone(), third: Some(i), shape: shape.clone() })?;
                     }
                 }
             }
         }
+        let entries = entries.by_key;
         Ok(Self { origin, reader, format, entries })
     }
 
@@ -184,7 +219,7 @@ impl Checkpoint {
     /// A tensor by Hugging Face's name, or `None` where the file has no such key.
     ///
     /// # Errors
-    /// Where it cannot be read or converted.
+    /// Where it cannot be read or converted. Integers are not converted to a float type: they are no weights.
     pub fn tensor(&self, key: &str, dtype: DType, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some(entry) = self.entries.get(key) else { return Ok(None) };
         let tensor = match &self.reader {
@@ -198,6 +233,15 @@ impl Checkpoint {
                 None => return Ok(None),
             },
         };
+        if dtype.is_float() && !tensor.dtype().is_float() {
+            let found = tensor.dtype().as_str();
+            candle_core::bail!(
+                "{}: `{}` holds {found}, which is no weight of type {}",
+                self.origin,
+                entry.name,
+                dtype.as_str()
+            )
+        }
         let tensor = match entry.third {
             Some(i) => laion::third(&tensor, i)?,
             None => tensor,

@@ -18,10 +18,13 @@ use crate::tokenizer::ClapTokenizer;
 ///
 /// `tensors` are the model's weights under Hugging Face's names, on any device; the buffers that `transformers` expects are
 /// added. The folder appears complete or not at all: it is written beside its final place, flushed to disk and renamed. An
-/// older model folder of that name is replaced.
+/// older model folder of that name is replaced, with all that is in it. Should the process end between the two renames, the
+/// older folder is beside its place under a hidden name, and the next save puts it back first. One process at a time may save
+/// to a place.
 ///
 /// # Errors
-/// Where something cannot be written, or `folder` exists and is no model folder.
+/// Where something cannot be written, or `folder` exists and is neither empty nor a folder whose `config.json` has the
+/// `model_type` of CLAP.
 pub fn save_folder(
     folder: &Path,
     config: &ClapConfig,
@@ -48,6 +51,11 @@ pub fn save_folder_with(
     let draft = Draft::beside(folder)?;
     let at = |name: &str| draft.path.join(name);
 
+    let config_path = at("config.json");
+    write_json(&config_path, &hf::config_json(config).map_err(Error::json(&config_path))?)?;
+    let path = at("preprocessor_config.json");
+    write_json(&path, &hf::preprocessor_json(features).map_err(Error::json(&path))?)?;
+
     let path = at("model.safetensors");
     let mut all: BTreeMap<&str, &Tensor> = tensors.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();
     let buffers = hf::buffers(config)?;
@@ -56,11 +64,10 @@ pub fn save_folder_with(
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(all, Some(metadata), &path)
         .map_err(|e| Error::checkpoint(&path, format!("cannot be written: {e}")))?;
+    // It was written as a private temporary file; whoever may read the other files may read the weights.
+    let permissions = fs::metadata(&config_path).map_err(Error::io(&config_path))?.permissions();
+    fs::set_permissions(&path, permissions).map_err(Error::io(&path))?;
 
-    let path = at("config.json");
-    write_json(&path, &hf::config_json(config).map_err(Error::json(&path))?)?;
-    let path = at("preprocessor_config.json");
-    write_json(&path, &hf::preprocessor_json(features).map_err(Error::json(&path))?)?;
     tokenizer.save(&at("tokenizer.json"))?;
     write_json(&at("tokenizer_config.json"), &hf::tokenizer_json(config))?;
     write_json(&at("special_tokens_map.json"), &hf::special_tokens_json())?;
@@ -81,24 +88,18 @@ struct Draft {
 
 impl Draft {
     fn beside(folder: &Path) -> Result<Self> {
-        let path = sibling(folder, "new")?;
+        let path = sibling(folder, NEW)?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(Error::io(parent))?;
         }
-        if folder.is_dir() && !folder.join("config.json").is_file() {
-            let mut entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-            if entries.next().is_some() {
-                return Err(Error::input(
-                    folder.display().to_string(),
-                    "this folder has files and is no model folder; it is not replaced, give another name",
-                ));
-            }
+        recover(folder)?;
+        if exists(folder)? && !is_replaceable(folder)? {
+            return Err(Error::input(
+                folder.display().to_string(),
+                "this exists and is no model folder; it is not replaced, give another name",
+            ));
         }
-        match fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(&path)(e)),
-        }
+        remove(&path)?;
         fs::create_dir(&path).map_err(Error::io(&path))?;
         Ok(Self { path })
     }
@@ -110,7 +111,7 @@ impl Draft {
             sync(&path)?;
         }
         sync(&self.path)?;
-        let old = sibling(folder, "old")?;
+        let old = sibling(folder, OLD)?;
         let replaced = match fs::rename(folder, &old) {
             Ok(()) => true,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
@@ -124,7 +125,7 @@ impl Draft {
             return Err(Error::io(folder)(e));
         }
         if replaced {
-            fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+            remove(&old)?;
         }
         match folder.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
@@ -140,15 +141,57 @@ impl Drop for Draft {
     }
 }
 
-/// `.NAME.TAG-PID` beside `folder`, so that a rename stays within one file system.
+/// Of hidden names beside a folder: the folder that is being written, and the one that it replaces.
+const NEW: &str = "clap-new";
+const OLD: &str = "clap-old";
+
+/// `.NAME.TAG` beside `folder`, so that a rename stays within one file system.
 fn sibling(folder: &Path, tag: &str) -> Result<PathBuf> {
     let Some(name) = folder.file_name() else {
         return Err(Error::input(folder.display().to_string(), "this is no name for a model folder"));
     };
     let mut hidden = OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".{tag}-{}", std::process::id()));
+    hidden.push(".");
+    hidden.push(tag);
     Ok(folder.with_file_name(hidden))
+}
+
+/// Clears what a save that was cut short left: an older folder that lost its name gets it back, one that was replaced goes.
+fn recover(folder: &Path) -> Result<()> {
+    let old = sibling(folder, OLD)?;
+    if exists(&old)? && !exists(folder)? && is_model_folder(&old) {
+        return fs::rename(&old, folder).map_err(Error::io(&old));
+    }
+    remove(&old)
+}
+
+/// True where there is something under that name.
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(Error::io(path))
+}
+
+/// True for an empty folder and for a model folder.
+fn is_replaceable(path: &Path) -> Result<bool> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let is_empty = fs::read_dir(path).map_err(Error::io(path))?.next().is_none();
+    Ok(is_empty || is_model_folder(path))
+}
+
+/// True where `config.json` says that this is a CLAP model.
+fn is_model_folder(path: &Path) -> bool {
+    let json = fs::read(path.join("config.json")).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    json.is_some_and(|json| json["model_type"] == hf::MODEL_TYPE)
+}
+
+/// Removes a folder with all that is in it, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until a file or folder is on disk. Folders cannot be opened everywhere; where they cannot, their entries are in the

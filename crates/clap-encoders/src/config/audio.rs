@@ -3,8 +3,13 @@
 use clap_nn::Activation;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{epsilon, heads, rate, size};
+use super::{DEEPEST, WIDEST, epsilon, heads, rate, size, spread};
 use crate::error::{Error, Result};
+
+/// Side of a window: its relative positions make a table of the fourth power.
+const LARGEST_WINDOW: usize = 64;
+/// Side of the image.
+const LARGEST_IMAGE: usize = 1 << 13;
 
 /// How a fused model joins the global and the local views of a long clip (LAION's `fusion_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +145,12 @@ impl AudioConfig {
         self.patch_embeds_hidden_size << i
     }
 
+    /// Width of the feed-forward layers of stage `i`.
+    #[must_use]
+    pub fn stage_hidden(&self, i: usize) -> usize {
+        (self.stage_width(i) as f64 * self.mlp_ratio) as usize
+    }
+
     /// Tokens along each side in stage `i`.
     #[must_use]
     pub fn stage_side(&self, i: usize) -> usize {
@@ -154,16 +165,16 @@ impl AudioConfig {
 
     pub(super) fn validate(&self) -> Result<()> {
         let key = |name: &str| format!("audio_config.{name}");
-        for (name, value) in [
-            ("window_size", self.window_size),
-            ("num_mel_bins", self.num_mel_bins),
-            ("spec_size", self.spec_size),
-            ("patch_size", self.patch_size),
-            ("hidden_size", self.hidden_size),
-            ("patch_embeds_hidden_size", self.patch_embeds_hidden_size),
-            ("aff_block_r", self.aff_block_r),
+        for (name, value, limit) in [
+            ("window_size", self.window_size, LARGEST_WINDOW),
+            ("num_mel_bins", self.num_mel_bins, LARGEST_IMAGE),
+            ("spec_size", self.spec_size, LARGEST_IMAGE),
+            ("patch_size", self.patch_size, LARGEST_IMAGE),
+            ("hidden_size", self.hidden_size, WIDEST),
+            ("patch_embeds_hidden_size", self.patch_embeds_hidden_size, WIDEST),
+            ("aff_block_r", self.aff_block_r, WIDEST),
         ] {
-            size(&key(name), value)?;
+            size(&key(name), value, limit)?;
         }
         if self.patch_embed_input_channels != 1 {
             let found = self.patch_embed_input_channels;
@@ -195,6 +206,13 @@ impl AudioConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {
             return Err(Error::config(key("mlp_ratio"), format!("{} is not between 0 and 64", self.mlp_ratio)));
         }
+        if self.stage_hidden(0) == 0 {
+            return Err(Error::config(
+                key("mlp_ratio"),
+                format!("{} of patch_embeds_hidden_size {} is no width", self.mlp_ratio, self.patch_embeds_hidden_size),
+            ));
+        }
+        spread(&key("initializer_range"), self.initializer_range)?;
         if matches!(self.fusion(), Some(FusionType::Aff2d | FusionType::Iaff2d))
             && self.patch_embeds_hidden_size < self.aff_block_r
         {
@@ -212,7 +230,7 @@ impl AudioConfig {
     fn validate_stages(&self) -> Result<()> {
         let key = |name: &str| format!("audio_config.{name}");
         let stages = self.depths.len();
-        if stages == 0 || self.depths.iter().any(|&d| d == 0 || d > 1000) {
+        if stages == 0 || self.depths.iter().any(|&d| d == 0 || d > DEEPEST) {
             return Err(Error::config(key("depths"), format!("{:?} is no list of blocks per stage", self.depths)));
         }
         if self.num_attention_heads.len() != stages {

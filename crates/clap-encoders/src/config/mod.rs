@@ -60,7 +60,7 @@ impl ClapConfig {
     /// # Errors
     /// Naming the first key at fault.
     pub fn validate(&self) -> Result<()> {
-        size("projection_dim", self.projection_dim)?;
+        size("projection_dim", self.projection_dim, WIDEST)?;
         if !(self.logit_scale_init_value.is_finite() && self.logit_scale_init_value > 0.0) {
             return Err(Error::config(
                 "logit_scale_init_value",
@@ -72,16 +72,21 @@ impl ClapConfig {
     }
 }
 
-/// No published tower has a width, vocabulary or resolution near this; a larger number is a slip of the pen, and
-/// allocating for it would end the process.
-const LARGEST: usize = 1 << 22;
+// No published tower comes near these; a larger number is a slip of the pen, and allocating for it would end the process.
+
+/// Channels of a layer.
+const WIDEST: usize = 1 << 16;
+/// Layers of a tower, or blocks of a stage.
+const DEEPEST: usize = 1000;
+/// Rows of an embedding.
+const LONGEST: usize = 1 << 22;
 
 /// `value` is a usable size.
-fn size(key: &str, value: usize) -> Result<()> {
-    if (1..=LARGEST).contains(&value) {
+fn size(key: &str, value: usize, limit: usize) -> Result<()> {
+    if (1..=limit).contains(&value) {
         Ok(())
     } else {
-        Err(Error::config(key, format!("{value} is not a size between 1 and {LARGEST}")))
+        Err(Error::config(key, format!("{value} is not a size between 1 and {limit}")))
     }
 }
 
@@ -100,6 +105,15 @@ fn epsilon(key: &str, value: f64) -> Result<()> {
         Ok(())
     } else {
         Err(Error::config(key, format!("{value} is no layer-norm epsilon; 1e-5 and 1e-12 are usual")))
+    }
+}
+
+/// `value` is a standard deviation that weights can begin with.
+fn spread(key: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value <= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::config(key, format!("{value} is no standard deviation to begin with; 0.02 is usual, 1 the most")))
     }
 }
 
@@ -181,6 +195,15 @@ mod tests {
         refuses(r#"{"text_config":{"hidden_dropout_prob":1.0}}"#, "text_config.hidden_dropout_prob");
         refuses(r#"{"text_config":{"layer_norm_eps":0}}"#, "text_config.layer_norm_eps");
         refuses(r#"{"text_config":{"vocab_size":1}}"#, "text_config.vocab_size");
+        for value in ["0.0", "-0.02", "1.5"] {
+            for tower in ["text_config", "audio_config"] {
+                let json = format!(r#"{{"{tower}":{{"initializer_range":{value}}}}}"#);
+                refuses(&json, &format!("{tower}.initializer_range"));
+                let config: ClapConfig = serde_json::from_str(&json).unwrap();
+                assert!(config.validate().unwrap_err().to_string().contains("standard deviation"));
+            }
+        }
+        accepts(r#"{"text_config":{"initializer_range":1.0},"audio_config":{"initializer_range":0.06}}"#);
         refuses(r#"{"audio_config":{"num_mel_bins":60}}"#, "audio_config.spec_size");
         refuses(r#"{"audio_config":{"patch_size":7,"patch_stride":7}}"#, "audio_config.spec_size");
         refuses(r#"{"audio_config":{"patch_size":8}}"#, "audio_config.patch_stride");
@@ -197,6 +220,22 @@ mod tests {
             r#"{"audio_config":{"depths":[1,1,1,1,1,1,1,1,1],"num_attention_heads":[1,1,1,1,1,1,1,1,1]}}"#,
             "audio_config.depths",
         );
+    }
+
+    /// Each would ask for more memory than there is, or for a layer of no width.
+    #[test]
+    fn each_absurd_size_is_named() {
+        refuses(r#"{"projection_dim":65537}"#, "projection_dim");
+        refuses(r#"{"text_config":{"hidden_size":65540}}"#, "text_config.hidden_size");
+        refuses(r#"{"text_config":{"intermediate_size":65537}}"#, "text_config.intermediate_size");
+        refuses(r#"{"text_config":{"num_hidden_layers":1001}}"#, "text_config.num_hidden_layers");
+        refuses(r#"{"text_config":{"vocab_size":4194305}}"#, "text_config.vocab_size");
+        refuses(r#"{"audio_config":{"window_size":65}}"#, "audio_config.window_size");
+        refuses(r#"{"audio_config":{"spec_size":16384}}"#, "audio_config.spec_size");
+        refuses(r#"{"audio_config":{"patch_embeds_hidden_size":65540}}"#, "audio_config.patch_embeds_hidden_size");
+        refuses(r#"{"audio_config":{"depths":[2,2,1001,2]}}"#, "audio_config.depths");
+        refuses(r#"{"audio_config":{"mlp_ratio":0.01}}"#, "audio_config.mlp_ratio");
+        accepts(r#"{"audio_config":{"mlp_ratio":0.0105}}"#);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap_nn::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{epsilon, heads, rate, size};
+use super::{DEEPEST, LONGEST, WIDEST, epsilon, heads, rate, size, spread};
 use crate::error::{Error, Result};
 
 /// Sizes of the text tower (`ClapTextConfig`).
@@ -74,21 +74,21 @@ impl TextConfig {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        for (key, value) in [
-            ("text_config.hidden_size", self.hidden_size),
-            ("text_config.vocab_size", self.vocab_size),
-            ("text_config.num_hidden_layers", self.num_hidden_layers),
-            ("text_config.intermediate_size", self.intermediate_size),
-            ("text_config.max_position_embeddings", self.max_position_embeddings),
-            ("text_config.type_vocab_size", self.type_vocab_size),
+        for (key, value, limit) in [
+            ("text_config.hidden_size", self.hidden_size, WIDEST),
+            ("text_config.vocab_size", self.vocab_size, LONGEST),
+            ("text_config.num_hidden_layers", self.num_hidden_layers, DEEPEST),
+            ("text_config.intermediate_size", self.intermediate_size, WIDEST),
+            ("text_config.max_position_embeddings", self.max_position_embeddings, LONGEST),
+            ("text_config.type_vocab_size", self.type_vocab_size, LONGEST),
         ] {
-            size(key, value)?;
+            size(key, value, limit)?;
         }
         heads("text_config.num_attention_heads", self.num_attention_heads, self.hidden_size)?;
         rate("text_config.hidden_dropout_prob", self.hidden_dropout_prob)?;
         rate("text_config.attention_probs_dropout_prob", self.attention_probs_dropout_prob)?;
         epsilon("text_config.layer_norm_eps", self.layer_norm_eps)?;
-        epsilon("text_config.initializer_range", self.initializer_range)?;
+        spread("text_config.initializer_range", self.initializer_range)?;
         let special = [self.pad_token_id, self.bos_token_id, self.eos_token_id];
         if special.iter().any(|&id| id as usize >= self.vocab_size) {
             return Err(Error::config(

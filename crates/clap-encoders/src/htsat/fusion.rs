@@ -10,7 +10,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::torch_default;
-use clap_nn::{BatchNorm, Linear, Mode};
+use clap_nn::{Activation, BatchNorm, Linear, Mode};
 
 use crate::config::{AudioConfig, FusionType};
 
@@ -131,7 +131,8 @@ impl Branch {
 
     /// `(rows, C)` → `(rows, C)`.
     fn forward_t(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let ys = self.down_norm.forward_last_t(&self.down.forward(xs)?, mode)?.relu()?;
+        let ys = self.down_norm.forward_last_t(&self.down.forward(xs)?, mode)?;
+        let ys = Activation::Relu.forward(&ys)?;
         self.up_norm.forward_last_t(&self.up.forward(&ys)?, mode)
     }
 }
@@ -141,4 +142,21 @@ fn pointwise(inputs: usize, outputs: usize, vb: VarBuilder<'_>) -> Result<Linear
     let init = torch_default(inputs);
     let weight = vb.get_with_hints((outputs, inputs, 1, 1), "weight", init)?.reshape((outputs, inputs))?;
     Ok(Linear::from_parts(weight, Some(vb.get_with_hints(outputs, "bias", init)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    /// A broken clip must show: a branch that made zeros of it would hand on a plausible embedding.
+    #[test]
+    fn nan_passes_through_a_branch() {
+        let config = AudioConfig { patch_embeds_hidden_size: 6, aff_block_r: 3, ..AudioConfig::default() };
+        let (_, vb) = clap_nn::init::seeded_vars(1, &Device::Cpu, DType::F32);
+        let branch = Branch::new(&config, 0, vb).unwrap();
+        let xs = Tensor::full(f32::NAN, (2, 6), &Device::Cpu).unwrap();
+        let ys = branch.forward_t(&xs, &mut Mode::eval()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(ys.iter().all(|y| y.is_nan()), "{ys:?}");
+    }
 }

@@ -27,8 +27,11 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(config: &AudioConfig, index: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        // One table of offsets serves all blocks of a stage.
+        let window = config.stage_window(index);
+        let pairs = Tensor::from_vec(clap_nn::relative_position_index(window), window.pow(4), vb.device())?;
         let blocks = (0..config.depths[index])
-            .map(|j| Block::new(config, index, j, vb.pp("blocks").pp(j)))
+            .map(|j| Block::new(config, (index, j), &pairs, vb.pp("blocks").pp(j)))
             .collect::<Result<Vec<_>>>()?;
         let last = index + 1 == config.depths.len();
         let downsample = match last {
@@ -70,9 +73,10 @@ struct Block {
 }
 
 impl Block {
-    fn new(config: &AudioConfig, stage: usize, block: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    /// `pairs` is the stage's [`clap_nn::relative_position_index`].
+    fn new(config: &AudioConfig, (stage, block): (usize, usize), pairs: &Tensor, vb: VarBuilder<'_>) -> Result<Self> {
         let c = config.stage_width(stage);
-        let hidden = (c as f64 * config.mlp_ratio) as usize;
+        let hidden = config.stage_hidden(stage);
         let (side, window) = (config.stage_side(stage), config.stage_window(stage));
         // A window that covers its stage has nowhere to shift to.
         let shifted = block % 2 == 1 && side > config.window_size;
@@ -86,7 +90,7 @@ impl Block {
         Ok(Self {
             norm1: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_before"))?,
             qkv: Qkv::new(c, config.qkv_bias, init, attention.pp("self"))?,
-            bias: RelativeBias::new(window, heads, init, attention.pp("self"))?,
+            bias: RelativeBias::new((window, heads), pairs, init, attention.pp("self"))?,
             proj: Linear::new(c, c, init, attention.pp("output").pp("dense"))?,
             norm2: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_after"))?,
             fc1: Linear::new(c, hidden, init, vb.pp("intermediate").pp("dense"))?,
@@ -141,9 +145,9 @@ impl Qkv {
             true => Some([get("query")?, get("key")?, get("value")?]),
             false => None,
         };
-        let trainable = weights.iter().chain(biases.iter().flatten()).any(Tensor::is_variable);
+        let joinable = weights.iter().chain(biases.iter().flatten()).all(is_constant);
         let separate = Self::Separate { weights, biases };
-        if trainable { Ok(separate) } else { Ok(Self::Joined(separate.join()?)) }
+        if joinable { Ok(Self::Joined(separate.join()?)) } else { Ok(separate) }
     }
 
     /// `(3C, C)`.
@@ -158,6 +162,12 @@ impl Qkv {
     }
 }
 
+/// True where what is made of a weight may be made once: not of a variable, and not of one zero seen through a shape, as a file's
+/// missing weight is, of whatever size a wrong configuration asks for.
+fn is_constant(weight: &Tensor) -> bool {
+    !weight.is_variable() && weight.is_contiguous()
+}
+
 /// Relative position bias of a window: a table with one row per offset, spread over pairs of tokens.
 #[derive(Debug)]
 struct RelativeBias {
@@ -168,13 +178,11 @@ struct RelativeBias {
 }
 
 impl RelativeBias {
-    fn new(window: usize, heads: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new((window, heads): (usize, usize), pairs: &Tensor, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
         let offsets = 2 * window - 1;
         let table = vb.get_with_hints((offsets * offsets, heads), "relative_position_bias_table", init)?;
-        let index = clap_nn::relative_position_index(window);
-        let index = Tensor::from_vec(index, window.pow(4), table.device())?;
-        let mut bias = Self { table, index, spread: None };
-        if !bias.table.is_variable() {
+        let mut bias = Self { table, index: pairs.clone(), spread: None };
+        if is_constant(&bias.table) {
             bias.spread = Some(bias.forward()?);
         }
         Ok(bias)
@@ -231,11 +239,12 @@ mod tests {
         }
         let vars: HashMap<_, _> =
             tensors.iter().map(|(k, v)| (k.clone(), Var::from_tensor(v).unwrap().into_inner())).collect();
-        let joined = Qkv::new(6, true, VarBuilder::from_tensors(tensors, DType::F32, &dev)).unwrap();
-        let separate = Qkv::new(6, true, VarBuilder::from_tensors(vars, DType::F32, &dev)).unwrap();
+        let load =
+            |tensors| Qkv::new(6, true, normal(0.02), VarBuilder::from_tensors(tensors, DType::F32, &dev)).unwrap();
+        let (joined, separate) = (load(tensors), load(vars));
         assert!(matches!(joined, Qkv::Joined(_)) && matches!(separate, Qkv::Separate { .. }));
         let xs = Tensor::randn(0f32, 1., (2, 5, 6), &dev).unwrap();
-        let (a, b) = (joined.forward(&xs).unwrap(), separate.forward(&xs).unwrap());
+        let [a, b] = [joined, separate].map(|projection| projection.join().unwrap().forward(&xs).unwrap());
         let difference = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert_eq!(difference, 0.0);
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{FeatureConfig, Truncation};
-use torch_archive::torch_archive;
+use torch_archive::{torch_archive, torch_archive_claiming};
 
 use super::{Checkpoint, Format, laion, save_folder, save_folder_with};
 use crate::{AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, TextConfig, load_folder};
@@ -244,6 +244,173 @@ fn a_folder_of_other_things_is_not_replaced() {
 }
 
 #[test]
+fn what_only_looks_like_a_model_folder_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("site");
+    let tiny = tiny(None);
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("thesis.tex"), "").unwrap();
+    for config in ["{}", r#"{"model_type":"bert"}"#, "not JSON"] {
+        fs::write(folder.join("config.json"), config).unwrap();
+        let message = tiny.save(&folder).unwrap_err().to_string();
+        assert!(message.contains("site") && message.contains("no model folder"), "{message}");
+        assert!(folder.join("thesis.tex").exists());
+    }
+    let file = dir.path().join("notes");
+    fs::write(&file, "text").unwrap();
+    let message = tiny.save(&file).unwrap_err().to_string();
+    assert!(message.contains("notes") && message.contains("no model folder"), "{message}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing provisional is left");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    tiny.save(&empty).unwrap();
+    load_folder(&empty).unwrap();
+}
+
+/// A process that ends during a save leaves the older folder, the draft or both under hidden names.
+#[test]
+fn a_save_that_was_cut_short_does_not_block_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, old) = (dir.path().join("model"), dir.path().join(".model.clap-old"));
+    let tiny = tiny(None);
+    let fails = || {
+        let (config, features, tensors, tokenizer) = (&tiny.config, &tiny.features, &tiny.tensors, &tiny.tokenizer);
+        save_folder_with(&folder, config, features, tensors, tokenizer, |_| Err(Error::input("the disk", "is full")))
+    };
+    tiny.save(&folder).unwrap();
+    fs::write(folder.join("first"), "").unwrap();
+    // Ended between the two renames: even a save that fails gives the older folder its name back.
+    fs::rename(&folder, &old).unwrap();
+    fs::create_dir(dir.path().join(".model.clap-new")).unwrap();
+    fs::write(dir.path().join(".model.clap-new").join("config.json"), "{").unwrap();
+    fails().unwrap_err();
+    assert!(folder.join("first").exists());
+    load_folder(&folder).unwrap();
+    // Ended while the older folder was being removed.
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("model.safetensors"), "").unwrap();
+    tiny.save(&folder).unwrap();
+    assert!(!folder.join("first").exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing provisional is left");
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_may_read_one_file_may_read_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    tiny(None).save(&folder).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    let expected = mode(&folder.join("config.json"));
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), expected, "{}", path.display());
+    }
+}
+
+#[test]
+fn two_tensors_of_one_weight_are_refused_by_both_names() {
+    let mut tensors = laion::to_laion(&tiny(None).tensors).unwrap();
+    let name = "audio_projection.0.bias";
+    tensors.insert(format!("module.{name}"), tensors[name].clone());
+    let message = Checkpoint::from_tensors(tensors).unwrap_err().to_string();
+    for part in ["`audio_projection.0.bias`", "`module.audio_projection.0.bias`", "both audio_projection.linear1.bias"]
+    {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[test]
+fn integers_are_no_weights() {
+    let tiny = tiny(None);
+    let mut tensors = tiny.tensors.clone();
+    let name = "audio_projection.linear1.bias";
+    tensors.insert(name.to_owned(), Tensor::zeros(10, DType::I64, &CPU).unwrap());
+    let message = tiny.build(&checkpoint(&tensors)).unwrap_err().to_string();
+    assert!(message.contains(name) && message.contains("i64"), "{message}");
+    let half = Tensor::zeros(10, DType::F16, &CPU).unwrap();
+    tensors.insert(name.to_owned(), half);
+    tiny.build(&checkpoint(&tensors)).unwrap();
+}
+
+/// Splits a saved model's weights over shards, as `save_pretrained` does, and returns the index.
+fn shard(folder: &Path, tensors: &HashMap<String, Tensor>) -> serde_json::Value {
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let mut map = serde_json::Map::new();
+    for part in 0..2 {
+        let name = format!("model-{part}.safetensors");
+        let share: HashMap<&String, &Tensor> = tensors.iter().filter(|(key, _)| key.len() % 2 == part).collect();
+        map.extend(share.keys().map(|key| ((*key).clone(), name.clone().into())));
+        safetensors::serialize_to_file(share, None, &folder.join(name)).unwrap();
+    }
+    serde_json::json!({ "weight_map": map })
+}
+
+#[test]
+fn shards_lie_beside_their_index_each_weight_in_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    let tiny = tiny(None);
+    tiny.save(&folder).unwrap();
+    let index = shard(&folder, &tiny.tensors);
+    let write = |json: &serde_json::Value| {
+        fs::write(folder.join("model.safetensors.index.json"), json.to_string()).unwrap();
+    };
+    write(&index);
+    let model = load_folder(&folder).unwrap().model(DType::F32, &CPU).unwrap();
+    assert_eq!(tiny.embed(&model), tiny.embed(&tiny.build(&checkpoint(&tiny.tensors)).unwrap()));
+
+    fs::copy(folder.join("model-0.safetensors"), dir.path().join("elsewhere.safetensors")).unwrap();
+    let absolute = dir.path().join("elsewhere.safetensors").display().to_string();
+    for name in ["../elsewhere.safetensors", "sub/x.safetensors", "..\\x.safetensors", "..", "", absolute.as_str()] {
+        let mut other = index.clone();
+        other["weight_map"]["surprise"] = name.into();
+        write(&other);
+        let message = load_folder(&folder).unwrap_err().to_string();
+        assert!(message.contains("index.json") && message.contains("plain file name"), "{message}");
+    }
+    let mut other = index.clone();
+    other["weight_map"]["surprise"] = "model-7.safetensors".into();
+    write(&other);
+    let message = load_folder(&folder).unwrap_err().to_string();
+    assert!(message.contains("model-7.safetensors") && message.contains("not there"), "{message}");
+
+    // The same weight in both shards.
+    fs::copy(folder.join("model-0.safetensors"), folder.join("model-1.safetensors")).unwrap();
+    write(&index);
+    assert!(load_folder(&folder).unwrap_err().to_string().contains("are both"));
+}
+
+/// A model whose stand-ins would fill the memory is given up at once: no weight here is in the file.
+#[test]
+fn a_configuration_far_beyond_the_file_is_refused_without_its_memory() {
+    let mut tiny = tiny(None);
+    let text = &mut tiny.config.text_config;
+    (text.hidden_size, text.num_attention_heads, text.intermediate_size) = (1 << 16, 1 << 10, 1 << 16);
+    let audio = &mut tiny.config.audio_config;
+    (audio.patch_embeds_hidden_size, audio.hidden_size) = (1 << 15, 1 << 16);
+    (audio.num_attention_heads, audio.depths) = (vec![1 << 10, 1 << 10], vec![1000, 1000]);
+    tiny.config.validate().unwrap();
+    let error = tiny.build(&checkpoint(&tiny.tensors)).unwrap_err();
+    assert!(matches!(&error, Error::Keys { report, .. } if !report.mismatched.is_empty()), "{error}");
+}
+
+/// A file of a few hundred bytes that claims 4 GB, or more elements than can be counted.
+#[test]
+fn an_archive_cannot_claim_more_than_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pytorch_model.bin");
+    let small = Tensor::zeros((2, 3), DType::F32, &CPU).unwrap();
+    for dims in [vec![1usize << 30], vec![1 << 30, 1 << 30, 1 << 30]] {
+        fs::write(&path, torch_archive_claiming(&[("text_model.pooler.dense.bias", small.clone())], &dims)).unwrap();
+        let message = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(message.contains("text_model.pooler.dense.bias") && message.contains("bytes of the file"), "{message}");
+    }
+}
+
+#[test]
 fn a_laion_archive_loads_as_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
     let tiny = tiny(Some(FusionType::Aff2d));
@@ -324,6 +491,9 @@ fn folders_whose_files_do_not_belong_together_name_the_key() {
     refuses(&folder, "config.json", |j| j["text_config"]["vocab_size"] = 100.into(), "vocab_size");
     refuses(&folder, "config.json", |j| j["text_config"]["pad_token_id"] = 4.into(), "pad_token_id");
     refuses(&folder, "config.json", |j| j["audio_config"]["window_size"] = 3.into(), "window_size");
+    refuses(&folder, "config.json", |j| j["text_config"]["bos_token_id"] = 5.into(), "bos_token_id");
+    // Without its post-processor the tokenizer frames nothing.
+    refuses(&folder, "tokenizer.json", |j| j["post_processor"] = serde_json::Value::Null, "bos_token_id");
     for file in ["config.json", "preprocessor_config.json", "model.safetensors", "tokenizer.json"] {
         fs::rename(folder.join(file), folder.join("aside")).unwrap();
         let message = load_folder(&folder).unwrap_err().to_string();

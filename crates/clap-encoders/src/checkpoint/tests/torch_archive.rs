@@ -5,6 +5,15 @@ use candle_core::{DType, Tensor};
 /// The bytes of `torch.save({"epoch": 3, "lr": numpy.float64(...), "state_dict": OrderedDict(tensors)})`, or of the bare
 /// `OrderedDict` where `training` is false.
 pub(super) fn torch_archive(tensors: &[(&str, Tensor)], training: bool) -> Vec<u8> {
+    archive(tensors, training, None)
+}
+
+/// The bytes of an archive of a bare `OrderedDict` that gives each tensor the shape `dims`, whatever it holds.
+pub(super) fn torch_archive_claiming(tensors: &[(&str, Tensor)], dims: &[usize]) -> Vec<u8> {
+    archive(tensors, false, Some(dims))
+}
+
+fn archive(tensors: &[(&str, Tensor)], training: bool, claim: Option<&[usize]>) -> Vec<u8> {
     let mut pickle = vec![0x80, 2];
     if training {
         pickle.push(b'}');
@@ -25,7 +34,7 @@ pub(super) fn torch_archive(tensors: &[(&str, Tensor)], training: bool) -> Vec<u
     pickle.extend([b')', b'R', b'(']);
     for (i, (name, tensor)) in tensors.iter().enumerate() {
         text(&mut pickle, name);
-        rebuild(&mut pickle, tensor, i);
+        rebuild(&mut pickle, tensor, i, claim);
     }
     pickle.push(b'u');
     if training {
@@ -73,7 +82,7 @@ fn tuple(out: &mut Vec<u8>, values: &[usize]) {
 }
 
 /// `torch._utils._rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`.
-fn rebuild(out: &mut Vec<u8>, tensor: &Tensor, storage: usize) {
+fn rebuild(out: &mut Vec<u8>, tensor: &Tensor, storage: usize, claim: Option<&[usize]>) {
     global(out, "torch._utils", "_rebuild_tensor_v2");
     out.push(b'(');
     out.push(b'(');
@@ -84,8 +93,16 @@ fn rebuild(out: &mut Vec<u8>, tensor: &Tensor, storage: usize) {
     int(out, tensor.elem_count());
     out.extend(*b"tQ");
     int(out, 0);
-    tuple(out, tensor.dims());
-    tuple(out, tensor.stride());
+    match claim {
+        None => {
+            tuple(out, tensor.dims());
+            tuple(out, tensor.stride());
+        }
+        Some(dims) => {
+            tuple(out, dims);
+            tuple(out, &vec![1; dims.len()]);
+        }
+    }
     out.push(0x89);
     global(out, "collections", "OrderedDict");
     out.extend(*b")RtR");
