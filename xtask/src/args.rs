@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) struct Xtask {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Threads for everything together (default: all cores)
+    /// Threads that compute (default: all cores); those that read sounds are the recipe's data.workers
     #[arg(long, global = true, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Say more on standard error (-v decisions, -vv details)

@@ -27,6 +27,28 @@ pub struct ModelFolder {
     pub checkpoint: Checkpoint,
 }
 
+/// The folder of a model that is named by its path, or by its id on the hub (`owner/name`), whence it is fetched if need be.
+///
+/// # Errors
+/// Where it is no folder and cannot be fetched.
+pub fn locate(id_or_path: &Path, revision: Option<&str>) -> Result<PathBuf> {
+    if id_or_path.is_dir() {
+        return Ok(id_or_path.to_owned());
+    }
+    fetch(&id_or_path.display().to_string(), revision)
+}
+
+#[cfg(feature = "hub")]
+fn fetch(id: &str, revision: Option<&str>) -> Result<PathBuf> {
+    crate::hub::folder(id, revision)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(id: &str, _: Option<&str>) -> Result<PathBuf> {
+    let reason = "this is no folder, and this program was built without the feature `hub`".to_owned();
+    Err(Error::Hub { id: id.to_owned(), reason })
+}
+
 /// Opens a model folder: `config.json`, `preprocessor_config.json`, the weights (`model.safetensors`, its shards,
 /// `pytorch_model.bin`, or a single LAION `.pt`) and the tokenizer (`tokenizer.json`, or `vocab.json` with `merges.txt`).
 ///

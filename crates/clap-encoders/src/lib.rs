@@ -38,7 +38,7 @@ pub use checkpoint::save_folder;
 pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig};
 pub use device::device;
 pub use error::{Error, KeyReport, Result};
-pub use folder::{ModelFolder, load_folder};
+pub use folder::{ModelFolder, load_folder, locate};
 pub use model::ClapModel;
 pub use pretrained::{Clap, EmbedOptions, LoadOptions, Score, features_tensor};
 pub use projection::Projection;

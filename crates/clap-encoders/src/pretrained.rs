@@ -1,6 +1,6 @@
 //! The model with everything around it: sound files and sentences in, embeddings out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{Channels, FeatureConfig, FeatureExtractor, Features, LongAudio, Preset, Waveform};
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::ClapConfig;
 use crate::error::{Error, Result};
-use crate::folder::{ModelFolder, agree, load_folder};
+use crate::folder::{ModelFolder, agree, load_folder, locate};
 use crate::model::ClapModel;
 use crate::tokenizer::ClapTokenizer;
 
@@ -77,8 +77,7 @@ impl Clap {
     /// # Errors
     /// Where the folder is no model folder, the id cannot be fetched, or the weights do not fit the configuration.
     pub fn from_pretrained(id_or_path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
-        let id_or_path = id_or_path.as_ref();
-        let path = if id_or_path.is_dir() { id_or_path.to_owned() } else { fetch(id_or_path, options)? };
+        let path = locate(id_or_path.as_ref(), options.revision.as_deref())?;
         Self::from_folder(&load_folder(&path)?, options)
     }
 
@@ -313,19 +312,6 @@ pub fn features_tensor<'a>(
         return Err(Error::input("features", "the batch is empty"));
     };
     Ok((Tensor::from_vec(data, (is_longer.len(), views, frames, bins), device)?, is_longer))
-}
-
-#[cfg(feature = "hub")]
-fn fetch(id: &Path, options: &LoadOptions) -> Result<PathBuf> {
-    crate::hub::folder(&id.display().to_string(), options.revision.as_deref())
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(id: &Path, _: &LoadOptions) -> Result<PathBuf> {
-    Err(Error::Hub {
-        id: id.display().to_string(),
-        reason: "this is no folder, and this program was built without the feature `hub`".to_owned(),
-    })
 }
 
 fn rows(xs: &Tensor) -> Result<Vec<Vec<f32>>> {

@@ -80,11 +80,12 @@ pub struct DataConfig {
     pub strict: bool,
 }
 
-/// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`) or `init`, a model folder to start from.
+/// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`) or `init`, a model to start from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A Hugging Face CLAP folder whose weights, sizes, front end and tokenizer the run starts from.
+    /// A Hugging Face CLAP folder, or the id of a model on the hub, whose weights, sizes, front end and tokenizer the run
+    /// starts from.
     pub init: Option<PathBuf>,
     /// Width of the joint space.
     pub projection_dim: usize,

@@ -114,12 +114,6 @@ impl Optimizer {
         Ok(Self { config, slots })
     }
 
-    /// Number of trained elements.
-    #[must_use]
-    pub fn elements(&self) -> usize {
-        self.slots.iter().map(|slot| slot.var.elem_count()).sum()
-    }
-
     /// Names of the parameters that `grads` has nothing for: they would stay as they are.
     #[must_use]
     pub fn without_gradient(&self, grads: &GradStore) -> Vec<&str> {

@@ -80,7 +80,7 @@ impl Setup {
             check_measurable(&config.eval.select, valid)?;
         }
         let Parts { clap_config, features, tokenizer, vars, model } = match config.model.init.clone() {
-            Some(folder) => continued(&folder, &config, &device)?,
+            Some(init) => continued(&init, &config, &device)?,
             None => new_model(&mut config, &device)?,
         };
         check_front_end(&clap_config, &features)?;
@@ -174,13 +174,13 @@ fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Parts> {
     Ok(Parts { clap_config, features, tokenizer, vars, model })
 }
 
-/// A model that starts from a folder's weights.
-fn continued(folder: &Path, config: &TrainConfig, device: &Device) -> Result<Parts> {
-    let loaded = clap_encoders::load_folder(folder)?;
+/// A model that starts from the weights of a folder, or of a model on the hub.
+fn continued(init: &Path, config: &TrainConfig, device: &Device) -> Result<Parts> {
+    let loaded = clap_encoders::load_folder(&clap_encoders::locate(init, None)?)?;
     let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
     let model = ClapModel::new(&loaded.config, vb)?;
     vars.load(&loaded.checkpoint.tensors(DType::F32, device)?)
-        .map_err(|e| Error::config("model.init", format!("{}: {e}", folder.display())))?;
+        .map_err(|e| Error::config("model.init", format!("{}: {e}", init.display())))?;
     Ok(Parts { clap_config: loaded.config, features: loaded.features, tokenizer: loaded.tokenizer, vars, model })
 }
 
