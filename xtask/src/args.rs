@@ -54,7 +54,7 @@ pub(crate) struct Train {
     /// Override a key of the recipe, for example --set optim.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Run folder to make (default: runs/<date>-<recipe name>)
+    /// Run folder to make (default: runs/DATE-RECIPE)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Stop at the first bad clip instead of skipping and counting it

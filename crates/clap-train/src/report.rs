@@ -23,7 +23,7 @@ const SMOOTHING: f64 = 0.05;
 pub struct Row {
     /// What it measures, for people.
     pub label: &'static str,
-    /// Its name in [`Metrics`].
+    /// Its name in [`crate::Metrics`].
     pub name: &'static str,
     /// At the best evaluation.
     pub best: Option<f64>,
