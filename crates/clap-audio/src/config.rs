@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::decode::{MAX_FRAMES, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
+use crate::decode::MAX_FRAMES;
 use crate::error::{Error, Result};
 use crate::mel::{MelConfig, MelScale};
+use crate::reader::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
 
 /// What happens to a clip that is longer than the window; it also decides the filter bank and the number of views.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,11 +8,11 @@ use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{FeatureConfig, Truncation};
-use crate::decode::check_finite;
 use crate::error::{Error, Result};
 use crate::length::{LongAudio, draw_starts, fill_into, fusion_parts, fusion_views, middle_starts, window_starts};
 use crate::log_mel::{LogMel, Mel, Scratch};
 use crate::quantize::int16_round_trip;
+use crate::reader::check_finite;
 use crate::waveform::Waveform;
 
 /// Which of the two references' features to compute. They share the spectrogram and differ in two details.

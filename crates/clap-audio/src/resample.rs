@@ -17,8 +17,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use realfft::num_complex::Complex;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 
-use crate::decode::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
 use crate::error::{Error, Result};
+use crate::reader::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
 
 /// Where the filter is 6 dB down, in units of the lower of the two Nyquist frequencies.
 const CUTOFF: f64 = 0.9568;

@@ -201,24 +201,6 @@ fn a_vorbis_stream_cut_short_ends_where_its_bytes_end() {
 }
 
 #[test]
-fn a_few_bad_packets_are_accepted_and_more_are_damage() {
-    for (packets, bad, damaged) in [
-        (0, 0, false),
-        (1, 0, false),
-        (1, 1, true),
-        (2, 1, false),
-        (3, 2, true),
-        (4, 2, false),
-        (100, 3, false),
-        (99, 3, true),
-        (1000, 12, false),
-        (1000, 13, true),
-    ] {
-        assert_eq!(is_damaged(packets, bad), damaged, "{bad} of {packets}");
-    }
-}
-
-#[test]
 fn a_sound_of_bad_packets_alone_is_damaged_not_empty() {
     // Two frames of a subframe of a reserved type: 6 bytes of header, the subframe's type, 192 samples, a checksum.
     let mut bytes = flac(&ramp(192 * 2));
@@ -231,62 +213,15 @@ fn a_sound_of_bad_packets_alone_is_damaged_not_empty() {
     assert!(message.contains("2 of 2 packets cannot be decoded"), "{message}");
 }
 
-/// A source that panics once its header has been read, as a faulty reader might.
-struct Faulty(Cursor<Vec<u8>>);
-
-impl std::io::Read for Faulty {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        assert!(self.0.position() < 1000, "a fault of the reader");
-        self.0.read(buffer)
-    }
-}
-
-impl std::io::Seek for Faulty {
-    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
-        self.0.seek(to)
-    }
-}
-
-impl MediaSource for Faulty {
-    fn is_seekable(&self) -> bool {
-        true
-    }
-
-    fn byte_len(&self) -> Option<u64> {
-        Some(self.0.get_ref().len() as u64)
-    }
-}
-
-#[test]
-fn a_panic_of_the_reader_is_an_error_of_the_file() {
-    let source = Faulty(Cursor::new(wav_i16(&ramp(200_000))));
-    let error = decode_source("clip.wav", Box::new(source), Channels::Mean).unwrap_err();
-    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
-    assert!(error.to_string().starts_with("clip.wav: "), "{error}");
-}
-
 #[test]
 fn a_clip_beyond_the_limit_is_refused() {
     let bytes = wav_i16(&ramp(20_000));
-    let read = |limit| {
-        let source = Box::new(Cursor::new(bytes.clone()));
-        Stream::open("clip.wav", source).unwrap().read_all(Channels::Mean, limit)
-    };
+    let read = |limit| read_all(AudioReader::from_bytes("clip.wav", &bytes).unwrap(), limit);
     assert_eq!(read(20_000).unwrap().samples.len(), 20_000);
     match read(19_999).unwrap_err() {
         Error::TooLong { name, frames: 20_000, limit: 19_999 } => assert_eq!(name, "clip.wav"),
         other => panic!("{other}"),
     }
-}
-
-#[test]
-fn packets_longer_than_any_encoder_writes_are_refused() {
-    let mut params = AudioCodecParameters::new();
-    params.with_sample_rate(48_000).with_max_frames_per_packet(MAX_PACKET_FRAMES);
-    assert_eq!(check_header("clip.wav", &params).unwrap(), 48_000);
-    params.with_max_frames_per_packet(MAX_PACKET_FRAMES + 1);
-    let message = check_header("clip.wav", &params).unwrap_err().to_string();
-    assert!(message.contains("1048577 samples in a packet"), "{message}");
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! The sound track of an opened file: what its header may say, and its decoder.
+
+use symphonia::core::codecs::CodecParameters;
+use symphonia::core::codecs::audio::well_known as codec;
+use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
+use symphonia::core::errors::Error as SymphoniaError;
+use symphonia::core::formats::{FormatReader, TrackType};
+use symphonia::core::packet::Packet;
+use symphonia::core::units::{Duration, TimeBase};
+
+use super::{MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, corrupt, damage};
+use crate::error::{Error, Result};
+
+/// A packet longer than this comes from a header, not from an encoder (FLAC's longest is 65,535).
+pub(super) const MAX_PACKET_FRAMES: u64 = 1 << 20;
+
+/// The sound track.
+pub(super) struct Track {
+    pub(super) decoder: Box<dyn AudioDecoder>,
+    pub(super) id: u32,
+    pub(super) rate: u32,
+    /// By the header; the first decoded packet has the last word.
+    pub(super) channels: Option<usize>,
+    /// Samples per channel by the header, delay and padding left out, where the container states a number.
+    pub(super) stated: Option<u64>,
+    /// Whether a decode that yields fewer samples than `stated` is a truncated file.
+    pub(super) exact: bool,
+    pub(super) bits_per_sample: Option<u32>,
+    /// Whether a tick of the container's clock is one sample.
+    pub(super) ticks_are_samples: bool,
+    /// Samples of padding after the last one, where a tag states them.
+    pub(super) padding: Option<u32>,
+}
+
+impl Track {
+    /// Opens a decoder after a look at the header.
+    pub(super) fn open(name: &str, format: &dyn FormatReader) -> Result<Self> {
+        let not_audio = || Error::NotAudio { name: name.to_owned() };
+        let track = format.default_track(TrackType::Audio).ok_or_else(not_audio)?;
+        let Some(CodecParameters::Audio(params)) = &track.codec_params else {
+            return Err(not_audio());
+        };
+        let rate = check_header(name, params)?;
+        // Encoder delay and padding are cut off where the stream states them (`gapless`, the default).
+        let decoder = symphonia::default::get_codecs()
+            .make_audio_decoder(params, &AudioDecoderOptions::default())
+            .map_err(|error| match error {
+                SymphoniaError::Unsupported(_) => {
+                    Error::UnsupportedCodec { name: name.to_owned(), codec: codec_name(params.codec) }
+                }
+                error => damage(name, &error),
+            })?;
+        Ok(Self {
+            decoder,
+            id: track.id,
+            rate,
+            channels: params.channels.as_ref().map(|channels| channels.count()),
+            stated: track.num_frames,
+            exact: states_exact_length(params.codec),
+            bits_per_sample: bits_per_sample(params),
+            ticks_are_samples: track.time_base == TimeBase::try_from_recip(rate),
+            padding: track.padding,
+        })
+    }
+
+    /// The length that a decode must reach.
+    pub(super) fn declared(&self) -> Option<u64> {
+        self.stated.filter(|_| self.exact)
+    }
+
+    /// Corrects the times of an MP3 packet.
+    ///
+    /// symphonia 0.6.1 cuts off what lies beyond the stated length even where that is a guess from the first frame's bit
+    /// rate, and so loses the end of a variable-rate file without a tag; only a LAME tag knows of padding, and only in its
+    /// own file of several joined end to end. It also counts the trimmed samples to the duration.
+    pub(super) fn correct_times(&self, packet: &mut Packet) {
+        if self.decoder.codec_params().codec != codec::CODEC_ID_MP3 {
+            return;
+        }
+        let block = packet.dur.get();
+        let end = self.padding.zip(self.stated).map(|(padding, stated)| stated.saturating_add(u64::from(padding)));
+        let is_padding = end.is_some_and(|end| u64::try_from(packet.pts.get()).is_ok_and(|pts| pts < end));
+        if !is_padding && packet.pts.get() >= 0 {
+            packet.trim_end = Duration::ZERO;
+        }
+        let trimmed = packet.trim_start.get().saturating_add(packet.trim_end.get());
+        packet.dur = Duration::new(block.saturating_sub(trimmed));
+    }
+
+    /// How many samples before the wanted one the decoder needs to see after a reset.
+    pub(super) fn preroll(&self) -> u64 {
+        match self.decoder.codec_params().codec {
+            // 511 bytes of bit reservoir reach back 5 frames at 32 kbit/s and 23 half frames at 8 kbit/s, the lowest.
+            codec::CODEC_ID_MP3 => 32 * 1152,
+            // The block before, for the overlap; a frame is 1024 samples, a Vorbis block at most 8192.
+            codec::CODEC_ID_AAC => 4 * 1024,
+            codec::CODEC_ID_VORBIS => 3 * 8192,
+            _ => 0,
+        }
+    }
+}
+
+/// Refuses what no recording has before any memory is spent on it; returns the sample rate.
+pub(super) fn check_header(name: &str, params: &AudioCodecParameters) -> Result<u32> {
+    let absurd = |what: String, allowed: String| Err(Error::AbsurdHeader { name: name.to_owned(), what, allowed });
+    if let Some(channels) = &params.channels {
+        check_channels(name, channels.count())?;
+    }
+    if let Some(frames) = params.max_frames_per_packet.filter(|&frames| frames > MAX_PACKET_FRAMES) {
+        return absurd(format!("{frames} samples in a packet"), format!("at most {MAX_PACKET_FRAMES} are read"));
+    }
+    match params.sample_rate {
+        Some(rate) if (MIN_SAMPLE_RATE..=MAX_SAMPLE_RATE).contains(&rate) => Ok(rate),
+        rate => absurd(
+            rate.map_or_else(|| "no sample rate".to_owned(), |rate| format!("a sample rate of {rate} Hz")),
+            format!("{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"),
+        ),
+    }
+}
+
+pub(super) fn check_channels(name: &str, channels: usize) -> Result<()> {
+    if (1..=MAX_CHANNELS).contains(&channels) {
+        return Ok(());
+    }
+    Err(Error::AbsurdHeader {
+        name: name.to_owned(),
+        what: format!("{channels} channels"),
+        allowed: format!("1 to {MAX_CHANNELS} can be read"),
+    })
+}
+
+pub(super) fn rate_changes(name: &str, from: u32, to: u32) -> Error {
+    corrupt(name, &format!("the sample rate changes from {from} to {to} Hz"))
+}
+
+/// Lossless codecs, whose containers count samples exactly; the lengths of MP3 and AAC streams are estimates.
+fn states_exact_length(id: AudioCodecId) -> bool {
+    [
+        codec::CODEC_ID_PCM_U8,
+        codec::CODEC_ID_PCM_S8,
+        codec::CODEC_ID_PCM_S16LE,
+        codec::CODEC_ID_PCM_S16BE,
+        codec::CODEC_ID_PCM_S24LE,
+        codec::CODEC_ID_PCM_S24BE,
+        codec::CODEC_ID_PCM_S32LE,
+        codec::CODEC_ID_PCM_S32BE,
+        codec::CODEC_ID_PCM_F32LE,
+        codec::CODEC_ID_PCM_F32BE,
+        codec::CODEC_ID_PCM_F64LE,
+        codec::CODEC_ID_PCM_F64BE,
+        codec::CODEC_ID_PCM_ALAW,
+        codec::CODEC_ID_PCM_MULAW,
+        codec::CODEC_ID_FLAC,
+    ]
+    .contains(&id)
+}
+
+/// The resolution of a lossless codec.
+fn bits_per_sample(params: &AudioCodecParameters) -> Option<u32> {
+    match params.codec {
+        codec::CODEC_ID_PCM_F32LE | codec::CODEC_ID_PCM_F32BE => Some(32),
+        codec::CODEC_ID_PCM_F64LE | codec::CODEC_ID_PCM_F64BE => Some(64),
+        codec::CODEC_ID_PCM_ALAW | codec::CODEC_ID_PCM_MULAW => Some(8),
+        id if states_exact_length(id) || id == codec::CODEC_ID_ALAC => params.bits_per_sample,
+        _ => None,
+    }
+}
+
+/// The name of a codec that is known and not decoded here.
+fn codec_name(id: AudioCodecId) -> String {
+    let known = [
+        (codec::CODEC_ID_OPUS, "Opus"),
+        (codec::CODEC_ID_SPEEX, "Speex"),
+        (codec::CODEC_ID_MP1, "MPEG layer 1"),
+        (codec::CODEC_ID_MP2, "MPEG layer 2"),
+        (codec::CODEC_ID_AAC, "AAC (a profile other than LC)"),
+        (codec::CODEC_ID_AC3, "AC-3"),
+        (codec::CODEC_ID_EAC3, "E-AC-3"),
+        (codec::CODEC_ID_WMA, "WMA"),
+    ];
+    known.iter().find(|(known, _)| *known == id).map_or_else(|| id.to_string(), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_longer_than_any_encoder_writes_are_refused() {
+        let mut params = AudioCodecParameters::new();
+        params.with_sample_rate(48_000).with_max_frames_per_packet(MAX_PACKET_FRAMES);
+        assert_eq!(check_header("clip.wav", &params).unwrap(), 48_000);
+        params.with_max_frames_per_packet(MAX_PACKET_FRAMES + 1);
+        let message = check_header("clip.wav", &params).unwrap_err().to_string();
+        assert!(message.contains("1048577 samples in a packet"), "{message}");
+    }
+}
