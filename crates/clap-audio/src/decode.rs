@@ -1,4 +1,4 @@
-//! Whole sound files and segments of them to mono samples at their own rate.
+//! Whole sound files to mono samples at their own rate.
 
 use std::path::Path;
 
@@ -27,27 +27,33 @@ pub fn decode_bytes(name: &str, bytes: &[u8], channels: Channels) -> Result<Wave
 
 /// The whole clip, of at most `limit` samples.
 fn read_all(mut reader: AudioReader<'_>, limit: u64) -> Result<Waveform> {
-    let sample_rate = reader.info().sample_rate;
+    let samples = read_up_to(&mut reader, u64::MAX, limit)?;
+    if samples.is_empty() {
+        return Err(Error::NoSamples { name: reader.name().to_owned() });
+    }
+    Ok(Waveform { samples, sample_rate: reader.info().sample_rate })
+}
+
+/// The next `count` samples, or as many as there are; more than `limit` are an error.
+pub(crate) fn read_up_to(reader: &mut AudioReader<'_>, count: u64, limit: u64) -> Result<Vec<f32>> {
     // The header's length may be a lie: reserve no more than a minute for it.
-    let expected = reader.info().length.frames().unwrap_or(0).min(60 * u64::from(sample_rate));
+    let info = reader.info();
+    let expected = info.length.frames().unwrap_or(0).min(60 * u64::from(info.sample_rate)).min(count);
     let mut samples = Vec::with_capacity(expected as usize);
-    loop {
+    while (samples.len() as u64) < count {
         let block = reader.next_block()?;
-        let count = block.len();
-        if count == 0 {
+        if block.is_empty() {
             break;
         }
-        samples.extend_from_slice(block);
-        reader.take(count);
+        let part = block.len().min(usize::try_from(count).unwrap_or(usize::MAX) - samples.len());
+        samples.extend_from_slice(&block[..part]);
+        reader.take(part);
         if samples.len() as u64 > limit {
             let frames = samples.len() as u64;
             return Err(Error::TooLong { name: reader.name().to_owned(), frames, limit });
         }
     }
-    if samples.is_empty() {
-        return Err(Error::NoSamples { name: reader.name().to_owned() });
-    }
-    Ok(Waveform { samples, sample_rate })
+    Ok(samples)
 }
 
 #[cfg(test)]

@@ -94,6 +94,26 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// A segment that starts where the sound has ended.
+    #[error("{name}: a segment from {start} s on is beyond the end; the sound is {length} s long")]
+    BeyondEnd {
+        /// The file or byte source.
+        name: String,
+        /// The segment's start in seconds.
+        start: f64,
+        /// The sound's length in seconds.
+        length: f64,
+    },
+    /// A segment that starts before the sound, is empty or no number.
+    #[error("{name}: a segment of {seconds} s from {start} s on: it must start at 0 or later and be longer than 0")]
+    Segment {
+        /// The file or byte source.
+        name: String,
+        /// The segment's start in seconds.
+        start: f64,
+        /// The segment's length in seconds.
+        seconds: f64,
+    },
     /// A waveform of another rate than the extractor's.
     #[error("the waveform is at {got} Hz, the features need {want} Hz: call Waveform::resample first")]
     SampleRate {

@@ -33,6 +33,7 @@ mod mel;
 mod quantize;
 mod reader;
 mod resample;
+mod segment;
 mod waveform;
 
 pub use config::{FeatureConfig, Padding, Truncation};
@@ -46,4 +47,5 @@ pub use mel::{MelBank, MelConfig, MelScale};
 pub use quantize::{int16_round_trip, to_int16};
 pub use reader::{AudioReader, MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
 pub use resample::Resampler;
+pub use segment::{Segment, decode_segment, decode_segment_bytes, load_segment, load_segment_bytes};
 pub use waveform::{Channels, Waveform, load, load_bytes};

@@ -11,8 +11,7 @@
 //! Sample n after a seek is sample n of a decode from the start. The container finds the place where it can (WAV, AIFF,
 //! FLAC, M4A, Ogg with one stream). MP3 and ADTS have no index, and an Ogg file may be a chain of streams: there the
 //! packets before the place are read and not decoded, from the first one if the place lies behind. The decoder then gets
-//! as many packets before the place as it needs to arrive at the same state. AAC alone has noise that is drawn afresh
-//! after a seek (PNS), so that its samples agree in place but not in every bit.
+//! as many packets before the place as it needs to arrive at the same state (`Track::lead_in`).
 //!
 //! # Encoder delay
 //!
@@ -38,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Length};
 use crate::waveform::Channels;
 
+mod edit_list;
 mod track;
 
 /// The most channels a file may have.
@@ -196,9 +196,12 @@ impl<'a> AudioReader<'a> {
     }
 
     fn from_stream(name: &str, source: Box<dyn MediaSource + 'a>) -> Result<Self> {
-        let format = probe(name, MediaSourceStream::new(source, Default::default()))?;
+        let mut format = probe(name, MediaSourceStream::new(source, Default::default()))?;
         let track = Track::open(name, format.as_ref())?;
-        let window = Window::default();
+        let mut window = Window::default();
+        if format.format_info().short_name == "isomp4" {
+            (format, window) = read_window(name, format, &track)?;
+        }
         let info = AudioInfo {
             container: format.format_info().short_name.to_owned(),
             codec: track.decoder.codec_info().short_name.to_owned(),
@@ -207,6 +210,8 @@ impl<'a> AudioReader<'a> {
             length: match track.stated {
                 None => Length::Unknown,
                 Some(frames) if track.exact => Length::Exact(frames),
+                // A fragmented M4A has its lengths in its fragments.
+                Some(0) => Length::Unknown,
                 Some(frames) => Length::Estimated(window.clip(frames)),
             },
             bits_per_sample: track.bits_per_sample,
@@ -351,14 +356,21 @@ impl<'a> AudioReader<'a> {
             self.ended = true;
             return Ok(());
         }
+        if self.info.container == "flac" {
+            // symphonia 0.6.1 checks the frame sought against the number of the last one read, unless it had to search
+            // for it (`PacketParser::resync`), and then skips what is earlier: seek in a fresh stream.
+            self.rewind(Approach::Scanning)?;
+        }
         if self.jump(target) {
             self.approach = Approach::Jumped;
             self.ended = false;
+            self.place = 0;
             self.drop_block();
-            self.track.decoder.reset();
+            self.track.reset();
             return Ok(());
         }
-        self.rewind(Approach::Scanning)
+        let by_times = self.track.ticks_are_samples;
+        self.rewind(if by_times { Approach::Scanning } else { Approach::Counting })
     }
 
     /// Lets the container find a packet before `target`; false if it cannot, or not so that the times can be trusted.
@@ -367,14 +379,14 @@ impl<'a> AudioReader<'a> {
         if self.links > 0 || !self.track.ticks_are_samples {
             return false;
         }
-        let early = i64::try_from(target.saturating_sub(self.track.preroll())).unwrap_or(i64::MAX);
-        let mut time = origin.saturating_add(early);
+        let wanted = i64::try_from(target).unwrap_or(i64::MAX).saturating_add(origin);
+        let mut time = self.track.lead_in(wanted).max(origin);
         match self.info.container.as_str() {
             "wave" | "aiff" | "flac" | "isomp4" => {}
             // Among several streams symphonia's search may go on for ever (OggReader::do_seek, `continue`).
             "ogg" if format.tracks().len() == 1 => {
                 let last = self.track.stated.map(|stated| i64::try_from(stated).unwrap_or(i64::MAX));
-                let Some(last) = last.filter(|&last| early > 0 && time < last) else { return false };
+                let Some(last) = last.filter(|&last| time < last) else { return false };
                 time = time.min(last - LONGEST_PAGE as i64);
                 if time <= origin {
                     return false;
@@ -415,17 +427,20 @@ impl<'a> AudioReader<'a> {
         self.place += self.block.len() as u64;
         self.drop_block();
         let mut barren = 0u32;
+        let wanted = i64::try_from(self.wanted).unwrap_or(i64::MAX).saturating_add(self.origin.unwrap_or(0));
+        let from = self.track.lead_in(wanted);
         while !self.ended {
             if self.window.end.is_some_and(|end| self.approach == Approach::Counting && self.place >= end) {
                 return self.finish();
             }
             let Some(packet) = self.next_packet()? else {
-                if self.approach == Approach::Jumped {
-                    // Nothing there, or nothing whole: count what there is.
-                    self.rewind(Approach::Scanning)?;
-                    continue;
+                // Nothing there, or nothing whole: see what there is, and of a lossless file count it.
+                match self.approach {
+                    Approach::Jumped => self.rewind(Approach::Scanning)?,
+                    Approach::Scanning if self.track.exact => self.rewind(Approach::Counting)?,
+                    _ => return self.finish(),
                 }
-                return self.finish();
+                continue;
             };
             barren += 1;
             if barren > MAX_BARREN_PACKETS && self.approach == Approach::Counting {
@@ -434,7 +449,7 @@ impl<'a> AudioReader<'a> {
             if self.approach != Approach::Counting {
                 let (start, end) = self.times(&packet);
                 self.place = end;
-                if end.saturating_add(self.track.preroll()) <= self.wanted {
+                if start_time(&packet).saturating_add_unsigned(packet.dur.get()) <= from {
                     continue;
                 }
                 self.decode(&packet, end > self.wanted)?;
@@ -511,11 +526,12 @@ impl<'a> AudioReader<'a> {
     /// One packet to the block; a bad one leaves it empty. `counts`: whether that is damage of what is wanted.
     fn decode(&mut self, packet: &Packet, counts: bool) -> Result<()> {
         self.damage.packets += u64::from(counts);
-        let last = match self.track.decoder.decode(packet) {
+        let rate = self.track.rate;
+        let last = match self.track.decode(packet) {
             Ok(buffer) => {
                 let spec = buffer.spec();
-                if spec.rate() != self.track.rate {
-                    return Err(rate_changes(&self.name, self.track.rate, spec.rate()));
+                if spec.rate() != rate {
+                    return Err(rate_changes(&self.name, rate, spec.rate()));
                 }
                 check_channels(&self.name, spec.channels().count())?;
                 buffer.copy_to_vec_interleaved::<f32>(&mut self.interleaved);
@@ -592,6 +608,18 @@ impl<R: Read + Seek + Send + Sync> MediaSource for Source<R> {
     fn byte_len(&self) -> Option<u64> {
         Some(self.len)
     }
+}
+
+/// The edit list's part of the track.
+fn read_window<'a>(
+    name: &str,
+    format: Box<dyn FormatReader + 'a>,
+    track: &Track,
+) -> Result<(Box<dyn FormatReader + 'a>, Window)> {
+    let mut stream = format.into_inner();
+    let edit = edit_list::read(&mut stream, track.id).map_err(|error| corrupt(name, &error.to_string()))?;
+    let window = edit.map_or_else(Window::default, |edit| edit.window(track.rate, track.stated));
+    Ok((probe(name, stream)?, window))
 }
 
 fn probe<'a>(name: &str, stream: MediaSourceStream<'a>) -> Result<Box<dyn FormatReader + 'a>> {

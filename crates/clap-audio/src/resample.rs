@@ -84,6 +84,11 @@ impl Resampler {
         }
         self.plan.run(samples, resampled_len(samples.len(), self.from, self.to))
     }
+
+    /// Frames in and frames out of a unit, and how many units before and after an output frame have a part in it.
+    pub(crate) fn units(&self) -> (u64, u64, u64) {
+        (self.plan.p as u64, self.plan.q as u64, self.plan.margin as u64)
+    }
 }
 
 /// The rates in lowest terms.

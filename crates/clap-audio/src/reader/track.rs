@@ -1,18 +1,27 @@
 //! The sound track of an opened file: what its header may say, and its decoder.
 
+use std::collections::VecDeque;
+
+use symphonia::core::audio::GenericAudioBufferRef;
 use symphonia::core::codecs::CodecParameters;
 use symphonia::core::codecs::audio::well_known as codec;
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::{FormatReader, TrackType};
 use symphonia::core::packet::Packet;
-use symphonia::core::units::{Duration, TimeBase};
+use symphonia::core::units::{Duration, TimeBase, Timestamp};
 
 use super::{MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, corrupt, damage};
 use crate::error::{Error, Result};
 
 /// A packet longer than this comes from a header, not from an encoder (FLAC's longest is 65,535).
 pub(super) const MAX_PACKET_FRAMES: u64 = 1 << 20;
+
+/// Samples between two restarts of an AAC decoder: 512 packets, 12 s at 44.1 kHz.
+const AAC_STRETCH: i64 = 512 * 1024;
+
+/// Packets before a restart that are decoded again. One holds the other half of the overlap.
+const AAC_LEAD_PACKETS: usize = 3;
 
 /// The sound track.
 pub(super) struct Track {
@@ -30,6 +39,9 @@ pub(super) struct Track {
     pub(super) ticks_are_samples: bool,
     /// Samples of padding after the last one, where a tag states them.
     pub(super) padding: Option<u32>,
+    /// For AAC: the number of the present stretch between two restarts, and the packets just decoded.
+    pub(super) stretch: Option<i64>,
+    pub(super) recent: VecDeque<Packet>,
 }
 
 impl Track {
@@ -60,6 +72,8 @@ impl Track {
             bits_per_sample: bits_per_sample(params),
             ticks_are_samples: track.time_base == TimeBase::try_from_recip(rate),
             padding: track.padding,
+            stretch: None,
+            recent: VecDeque::new(),
         })
     }
 
@@ -78,25 +92,80 @@ impl Track {
             return;
         }
         let block = packet.dur.get();
-        let end = self.padding.zip(self.stated).map(|(padding, stated)| stated.saturating_add(u64::from(padding)));
-        let is_padding = end.is_some_and(|end| u64::try_from(packet.pts.get()).is_ok_and(|pts| pts < end));
-        if !is_padding && packet.pts.get() >= 0 {
-            packet.trim_end = Duration::ZERO;
+        match (self.stated, self.padding) {
+            (Some(stated), Some(padding)) => {
+                let end = i64::try_from(stated).unwrap_or(i64::MAX).saturating_add(i64::from(padding));
+                if packet.pts.get() >= end {
+                    packet.pts = Timestamp::new(packet.pts.get() - i64::from(padding));
+                    packet.trim_end = Duration::ZERO;
+                }
+            }
+            _ => packet.trim_end = Duration::ZERO,
         }
         let trimmed = packet.trim_start.get().saturating_add(packet.trim_end.get());
         packet.dur = Duration::new(block.saturating_sub(trimmed));
     }
 
-    /// How many samples before the wanted one the decoder needs to see after a reset.
-    pub(super) fn preroll(&self) -> u64 {
+    /// Decodes a packet.
+    ///
+    /// An AAC decoder fills bands with noise (PNS) out of one generator, so that its samples depend on every packet before.
+    /// To make them depend on a bounded part of the file, it starts afresh every [`AAC_STRETCH`] samples, and takes up the
+    /// sound with the packets just before.
+    pub(super) fn decode(&mut self, packet: &Packet) -> symphonia::core::errors::Result<GenericAudioBufferRef<'_>> {
+        if self.is_aac() {
+            let stretch = packet.pts.get().div_euclid(AAC_STRETCH);
+            if self.stretch.replace(stretch).is_some_and(|last| last != stretch) {
+                self.restart();
+                for packet in &self.recent {
+                    // A bad packet was counted when it came first.
+                    let _ = self.decoder.decode(packet);
+                }
+            }
+            if self.recent.len() >= AAC_LEAD_PACKETS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(packet.clone());
+        }
+        self.decoder.decode(packet)
+    }
+
+    /// Forgets all packets, as is due after a jump.
+    pub(super) fn reset(&mut self) {
+        self.stretch = None;
+        self.recent.clear();
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.decoder.reset();
+        if self.is_aac() {
+            // `reset` keeps the noise generator's state.
+            let params = self.decoder.codec_params().clone();
+            if let Ok(fresh) =
+                symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default())
+            {
+                self.decoder = fresh;
+            }
+        }
+    }
+
+    /// The time from which on packets must be decoded to have the sample of a given time.
+    pub(super) fn lead_in(&self, time: i64) -> i64 {
         match self.decoder.codec_params().codec {
             // 511 bytes of bit reservoir reach back 5 frames at 32 kbit/s and 23 half frames at 8 kbit/s, the lowest.
-            codec::CODEC_ID_MP3 => 32 * 1152,
-            // The block before, for the overlap; a frame is 1024 samples, a Vorbis block at most 8192.
-            codec::CODEC_ID_AAC => 4 * 1024,
-            codec::CODEC_ID_VORBIS => 3 * 8192,
-            _ => 0,
+            codec::CODEC_ID_MP3 => time.saturating_sub(32 * 1152),
+            // One packet more than are kept, since the time may fall into a packet.
+            codec::CODEC_ID_AAC => {
+                (time.div_euclid(AAC_STRETCH) * AAC_STRETCH).saturating_sub(1024 * (AAC_LEAD_PACKETS as i64 + 1))
+            }
+            // The block before, of at most 8192 samples, for the overlap.
+            codec::CODEC_ID_VORBIS => time.saturating_sub(3 * 8192),
+            _ => time,
         }
+    }
+
+    fn is_aac(&self) -> bool {
+        self.decoder.codec_params().codec == codec::CODEC_ID_AAC
     }
 }
 
@@ -161,7 +230,9 @@ fn bits_per_sample(params: &AudioCodecParameters) -> Option<u32> {
         codec::CODEC_ID_PCM_F32LE | codec::CODEC_ID_PCM_F32BE => Some(32),
         codec::CODEC_ID_PCM_F64LE | codec::CODEC_ID_PCM_F64BE => Some(64),
         codec::CODEC_ID_PCM_ALAW | codec::CODEC_ID_PCM_MULAW => Some(8),
-        id if states_exact_length(id) || id == codec::CODEC_ID_ALAC => params.bits_per_sample,
+        // The sixth byte of ALACSpecificConfig.
+        codec::CODEC_ID_ALAC => params.extra_data.as_ref().and_then(|config| config.get(5)).map(|&bits| bits.into()),
+        id if states_exact_length(id) => params.bits_per_sample,
         _ => None,
     }
 }
