@@ -142,6 +142,14 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+    /// A name that is no model config's.
+    #[error("LAION-CLAP has no model config {name}; it has {known}")]
+    UnknownConfig {
+        /// The name asked for.
+        name: String,
+        /// All names, between commas.
+        known: String,
+    },
     /// A policy or placement that does not fit the configuration or the clip.
     #[error("long audio policy {policy}: {reason}")]
     Policy {

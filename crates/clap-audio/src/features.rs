@@ -197,8 +197,12 @@ impl FeatureExtractor {
         Ok(())
     }
 
-    /// Where a policy takes its views in a clip of `len` samples.
-    fn place(&self, len: usize, policy: LongAudio, rng: Option<&mut dyn RngCore>) -> Result<Vec<Placement>> {
+    /// Where a policy takes its views in a clip of `len` samples: one place, or one per window under
+    /// [`LongAudio::Windows`].
+    ///
+    /// # Errors
+    /// [`Error::Policy`] for a policy that the configuration or the missing generator does not allow.
+    pub fn place(&self, len: usize, policy: LongAudio, rng: Option<&mut dyn RngCore>) -> Result<Vec<Placement>> {
         let refuse = |reason: &str| Err(Error::Policy { policy: policy.to_string(), reason: reason.to_owned() });
         if policy == LongAudio::Fusion && self.config.truncation != Truncation::Fusion {
             return refuse("needs a model with truncation \"fusion\"; use windows, head, center or random");

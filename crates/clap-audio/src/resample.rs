@@ -38,8 +38,8 @@ const CACHED_PLANS: usize = 16;
 /// Plans of ratios with a longer term are not kept: they take 100 MB, and no two files share such a rate.
 const MAX_CACHED_TERM: usize = 8 * BLOCK;
 
-/// `round(len * to / from)`: the length after resampling.
-pub(crate) fn resampled_len(len: usize, from: u32, to: u32) -> usize {
+/// `round(len * to / from)`: how many samples `len` samples become when their rate changes.
+pub fn resampled_len(len: usize, from: u32, to: u32) -> usize {
     let (len, from, to) = (len as u128, u128::from(from), u128::from(to));
     ((len * to + from / 2) / from) as usize
 }
