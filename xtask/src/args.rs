@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Contrastive language-audio pretraining: train, evaluate, embed.
 #[derive(Debug, Parser)]
@@ -27,6 +28,12 @@ impl Xtask {
             _ => tracing::Level::DEBUG,
         }
     }
+
+    /// Who may talk: the decoder calls every file that is no sound an error, which we report ourselves.
+    pub(crate) fn log_targets(&self) -> Targets {
+        let decoder = if self.verbose == 0 { LevelFilter::OFF } else { self.log_level().into() };
+        Targets::new().with_default(self.log_level()).with_target("symphonia", decoder)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +44,10 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Print embeddings of sound files and texts, one JSON line each
     Embed(Embed),
+    /// Say what sound files are, and what a model would be given of them
+    Info(Info),
+    /// Draw the log-mel spectrogram of a sound file, or write its numbers
+    Mel(Mel),
     /// Make data sets
     #[command(subcommand)]
     Dataset(Dataset),
@@ -123,6 +134,52 @@ pub(crate) struct Model {
     /// cpu, cuda, cuda:N, metal or auto
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    /// Sound files
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) front_end: FrontEnd,
+    /// Print one JSON line per file
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mel {
+    /// Sound file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) front_end: FrontEnd,
+    /// Draw the four views of a fused model, as --long-audio fusion does
+    #[arg(long, conflicts_with = "long_audio")]
+    pub(crate) views: bool,
+    /// File to write: a .png shows the whole sound, or with --views or --long-audio what a model is given of it; .npy and
+    /// .safetensors hold what a model is given
+    #[arg(long, value_name = "FILE.png|.npy|.safetensors")]
+    pub(crate) out: PathBuf,
+}
+
+/// How a model would hear a file, without the model.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FrontEnd {
+    /// Front end: a model config of LAION-CLAP such as HTSAT-tiny-win-1536, a preprocessor_config.json or the folder that
+    /// holds one (default: the published unfused models')
+    #[arg(long, value_name = "NAME_OR_FILE")]
+    pub(crate) config: Option<String>,
+    /// Reference to agree with: `hf` (transformers) or `laion` (laion_clap) (default: laion for LAION's names, else hf)
+    #[arg(long)]
+    pub(crate) preset: Option<Preset>,
+    /// What is taken of a sound longer than the front end's window (default: windows, or fusion for a fused model's file)
+    #[arg(long)]
+    pub(crate) long_audio: Option<LongAudio>,
+    /// Seed for `--long-audio random`
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -12,7 +12,11 @@ mod dataset;
 mod embed;
 mod eval;
 mod exit;
+mod front_end;
+mod info;
+mod mel;
 mod model;
+mod picture;
 mod progress;
 mod table;
 mod tokenizer;
@@ -22,6 +26,8 @@ use args::{Command, Xtask};
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// glibc gives every buffer over 32 MB back to the kernel and faults it in again; a training step makes hundreds.
 #[global_allocator]
@@ -34,11 +40,15 @@ fn main() -> ExitCode {
         .with_max_level(args.log_level())
         .with_target(false)
         .without_time()
+        .finish()
+        .with(args.log_targets())
         .init();
     let done = prepare(&args).and_then(|()| match args.command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Info(args) => info::run(&args),
+        Command::Mel(args) => mel::run(&args),
         Command::Dataset(args) => dataset::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Ci(args) => ci::run(args),
