@@ -7,7 +7,6 @@ use clap_audio::{
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use serde::Serialize;
 
 use crate::args;
 use crate::exit::{Exit, failure};
@@ -92,7 +91,7 @@ impl FrontEnd {
 }
 
 /// What makes a short sound as long as the window.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Filling {
     /// How often it is heard; the last time in part where this is no whole number.
     pub(crate) times: f64,

@@ -128,12 +128,15 @@ struct Heard {
     window_s: f64,
     /// How a sound shorter than the window is filled up; null for others.
     padding: Option<Padding>,
-    #[serde(flatten)]
-    filling: Option<Filling>,
+    /// How often it is heard then, and how many seconds of silence follow.
+    times: Option<f64>,
+    silence_s: Option<f64>,
     /// What is taken of a sound longer than the window; null for others.
     long_audio: Option<String>,
     /// Where the views begin and end in the sound, in seconds; the whole of it is a view of fusion.
     views_s: Vec<[f64; 2]>,
+    #[serde(skip)]
+    filling: Option<Filling>,
     #[serde(skip)]
     policy: LongAudio,
 }
@@ -166,9 +169,11 @@ impl Heard {
             samples,
             window_s: config.max_length_s,
             padding: filling.is_some().then_some(config.padding),
-            filling,
+            times: filling.map(|filling| filling.times),
+            silence_s: filling.map(|filling| filling.silence_s),
             long_audio: (samples > window).then(|| front_end.policy.to_string()),
             views_s,
+            filling,
             policy: front_end.policy,
         })
     }
