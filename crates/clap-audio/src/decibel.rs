@@ -1,23 +1,27 @@
 //! Power to decibel: `10 * log10(max(power, 1e-10))`, as `torchaudio.functional.amplitude_to_DB` (multiplier 10,
 //! `amin` 1e-10, reference 1, no `top_db`) and torchlibrosa's `power_to_db` compute it.
 
+use crate::vectorise::vectorised;
+
 /// The smallest power that counts.
 pub(crate) const MIN_POWER: f32 = 1e-10;
 
 /// [`MIN_POWER`] in decibel; silence has exactly this value in every bin.
 pub(crate) const FLOOR_DB: f32 = -100.0;
 
-/// Replaces each power by its decibel value.
-pub(crate) fn power_to_db(powers: &mut [f32]) {
-    for power in powers {
-        *power = if *power > MIN_POWER { decibel(*power).max(FLOOR_DB) } else { FLOOR_DB };
+vectorised! {
+    /// Replaces each power by its decibel value.
+    pub(crate) fn power_to_db(powers: &mut [f32]) {
+        for power in powers {
+            *power = if *power > MIN_POWER { decibel(*power).max(FLOOR_DB) } else { FLOOR_DB };
+        }
     }
 }
 
 /// `10 * log10(x)` of a positive normal number, without a branch or a call, so that a loop over it vectorises.
 ///
 /// x = m * 2^e with m in [sqrt(1/2), sqrt(2)); ln(m) by the polynomial of Cephes' `logf` (Moshier), error below 2 ulp.
-#[inline]
+#[inline(always)]
 fn decibel(x: f32) -> f32 {
     const SQRT_HALF: u32 = 0x3f35_04f3;
     let shifted = x.to_bits().wrapping_sub(SQRT_HALF);

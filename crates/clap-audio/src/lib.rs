@@ -33,8 +33,10 @@ mod log_mel;
 mod mel;
 mod quantize;
 mod reader;
+mod real_fft;
 mod resample;
 mod segment;
+mod vectorise;
 mod waveform;
 
 pub use config::{FeatureConfig, Padding, Truncation};

@@ -4,14 +4,14 @@
 //! `AmplitudeToDB` and `transformers`' `audio_utils.spectrogram`, given the same bank.
 
 use std::fmt;
-use std::sync::Arc;
 
-use realfft::num_complex::Complex;
-use realfft::{RealFftPlanner, RealToComplex};
+use rustfft::num_complex::Complex;
 
 use crate::decibel::power_to_db;
 use crate::error::Result;
-use crate::mel::{MelBank, MelConfig};
+use crate::mel::{Filter, MelBank, MelConfig};
+use crate::real_fft::{RealFft, parts};
+use crate::vectorise::vectorised;
 
 /// Frames whose powers are filtered together: the filter loop then runs over adjacent numbers.
 const LANES: usize = 8;
@@ -30,11 +30,12 @@ pub struct Mel {
 /// Buffers of [`LogMel::compute`], reusable from clip to clip and between configurations.
 #[derive(Default)]
 pub struct Scratch {
-    frame: Vec<f32>,
-    spectrum: Vec<Complex<f32>>,
+    frame: Vec<Complex<f32>>,
     fft: Vec<Complex<f32>>,
-    /// (used FFT bins, LANES)
+    /// (LANES, used FFT bins)
     powers: Vec<f32>,
+    /// (used FFT bins, LANES)
+    lanes: Vec<f32>,
     /// The window of a clip that features are computed of, when it has to be made.
     pub(crate) clip: Vec<f32>,
 }
@@ -45,7 +46,7 @@ pub struct LogMel {
     config: MelConfig,
     bank: MelBank,
     window: Vec<f32>,
-    fft: Arc<dyn RealToComplex<f32>>,
+    fft: RealFft,
 }
 
 impl fmt::Debug for LogMel {
@@ -63,7 +64,7 @@ impl LogMel {
         let bank = MelBank::new(config)?;
         let step = 2.0 * std::f64::consts::PI / config.n_fft as f64;
         let window = (0..config.n_fft).map(|n| (0.5 - 0.5 * (step * n as f64).cos()) as f32).collect();
-        let fft = RealFftPlanner::new().plan_fft_forward(config.n_fft);
+        let fft = RealFft::forward(config.n_fft);
         Ok(Self { config: config.clone(), bank, window, fft })
     }
 
@@ -91,22 +92,19 @@ impl LogMel {
         let bins = self.bank.n_mels();
         let mut data = vec![0.0; frames * bins];
         let used = self.bank.used_bins();
-        scratch.frame.resize(self.config.n_fft, 0.0);
-        scratch.spectrum.resize(self.bank.n_freqs(), Complex::default());
-        scratch.fft.resize(self.fft.get_scratch_len(), Complex::default());
+        scratch.frame.resize(self.fft.buffer_len(), Complex::default());
+        scratch.fft.resize(self.fft.scratch_len(), Complex::default());
         scratch.powers.resize(used.len() * LANES, 0.0);
+        scratch.lanes.resize(used.len() * LANES, 0.0);
         for (block, rows) in data.chunks_mut(LANES * bins).enumerate() {
-            for lane in 0..rows.len() / bins {
-                self.load_frame(samples, block * LANES + lane, &mut scratch.frame);
-                self.fft
-                    .process_with_scratch(&mut scratch.frame, &mut scratch.spectrum, &mut scratch.fft)
-                    .expect("the buffers have the lengths that the plan asks for");
-                let powers = scratch.powers[lane..].iter_mut().step_by(LANES);
-                for (power, value) in powers.zip(&scratch.spectrum[used.clone()]) {
-                    *power = value.re * value.re + value.im * value.im;
-                }
+            let powers = scratch.powers.chunks_exact_mut(used.len().max(1));
+            for (lane, powers) in powers.take(rows.len() / bins).enumerate() {
+                self.load_frame(samples, block * LANES + lane, &mut parts(&mut scratch.frame)[..self.config.n_fft]);
+                self.fft.transform(&mut scratch.frame, &mut scratch.fft);
+                self.fft.powers(&scratch.frame, used.start, powers);
             }
-            self.filter(&scratch.powers, used.start, rows);
+            transpose(&scratch.powers, &mut scratch.lanes);
+            filter(self.bank.filters(), &scratch.lanes, used.start, rows);
             power_to_db(rows);
         }
         Mel { data, frames, bins }
@@ -118,11 +116,7 @@ impl LogMel {
         let half = self.config.n_fft / 2;
         let inside = centre.checked_sub(half).and_then(|start| samples.get(start..start + self.config.n_fft));
         match inside {
-            Some(inside) => {
-                for ((value, &sample), &weight) in frame.iter_mut().zip(inside).zip(&self.window) {
-                    *value = sample * weight;
-                }
-            }
+            Some(inside) => multiply(inside, &self.window, frame),
             None => {
                 for (offset, (value, &weight)) in frame.iter_mut().zip(&self.window).enumerate() {
                     let position = (centre + offset) as isize - half as isize;
@@ -131,11 +125,33 @@ impl LogMel {
             }
         }
     }
+}
 
+vectorised! {
+    fn multiply(samples: &[f32], window: &[f32], frame: &mut [f32]) {
+        for ((value, &sample), &weight) in frame.iter_mut().zip(samples).zip(window) {
+            *value = sample * weight;
+        }
+    }
+}
+
+vectorised! {
+    /// (LANES, bins) to (bins, LANES).
+    fn transpose(powers: &[f32], lanes: &mut [f32]) {
+        let bins = powers.len() / LANES;
+        for bin in 0..bins {
+            for lane in 0..LANES {
+                lanes[bin * LANES + lane] = powers[lane * bins + bin];
+            }
+        }
+    }
+}
+
+vectorised! {
     /// `rows[lane][mel] = sum over bins of weight[mel][bin] * powers[bin][lane]`.
-    fn filter(&self, powers: &[f32], first_bin: usize, rows: &mut [f32]) {
-        let bins = self.bank.n_mels();
-        for (mel, filter) in self.bank.filters().iter().enumerate() {
+    fn filter(filters: &[Filter], powers: &[f32], first_bin: usize, rows: &mut [f32]) {
+        let bins = filters.len();
+        for (mel, filter) in filters.iter().enumerate() {
             let mut sums = [0.0f32; LANES];
             if !filter.weights.is_empty() {
                 let start = (filter.first - first_bin) * LANES;
@@ -242,6 +258,18 @@ pub(crate) mod tests {
     fn equals_the_definition_at_every_length() {
         for len in [1, 2, 3, 31, 32, 33, 63, 64, 65, 199, 200, 777] {
             check_against_the_definition(&small(), len);
+        }
+    }
+
+    #[test]
+    fn a_frame_is_the_same_wherever_it_stands() {
+        let log_mel = small();
+        let samples: Vec<f32> = (0..20 * 40).map(|i| (i as f32 * 0.37).sin() * (i as f32 * 0.011).cos()).collect();
+        let whole = log_mel.compute(&samples, &mut Scratch::default());
+        // Away from the ends, where reflection differs: half a frame is less than two hops.
+        for skipped in 1..20 {
+            let part = log_mel.compute(&samples[20 * skipped..], &mut Scratch::default());
+            assert_eq!(part.data[2 * 8..18 * 8], whole.data[(skipped + 2) * 8..(skipped + 18) * 8], "{skipped}");
         }
     }
 

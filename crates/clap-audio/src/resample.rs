@@ -14,11 +14,12 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use realfft::num_complex::Complex;
-use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
+use rustfft::FftPlanner;
+use rustfft::num_complex::Complex;
 
 use crate::error::{Error, Result};
 use crate::reader::{MAX_SAMPLE_RATE, MIN_SAMPLE_RATE};
+use crate::real_fft::{RealFft, parts};
 
 /// Where the filter is 6 dB down, in units of the lower of the two Nyquist frequencies.
 const CUTOFF: f64 = 0.9568;
@@ -138,8 +139,8 @@ struct Plan {
     /// Units (p samples in, q samples out) per block, of which `margin` at each end are spoilt by the wrap-around.
     units: usize,
     margin: usize,
-    forward: Arc<dyn RealToComplex<f32>>,
-    inverse: Arc<dyn ComplexToReal<f32>>,
+    forward: RealFft,
+    inverse: RealFft,
     /// The filter's real spectrum over the bins that survive, with the transform's scale folded in.
     response: Vec<f32>,
 }
@@ -153,25 +154,14 @@ impl Plan {
         let units = block_units(p, q, margin);
         let (len_in, len_out) = (p * units, q * units);
         let response = filter_response(half, CUTOFF * lower, len_in, len_in.min(len_out) / 2);
-        let mut planner = RealFftPlanner::new();
-        Self {
-            p,
-            q,
-            units,
-            margin,
-            forward: planner.plan_fft_forward(len_in),
-            inverse: planner.plan_fft_inverse(len_out),
-            response,
-        }
+        Self { p, q, units, margin, forward: RealFft::forward(len_in), inverse: RealFft::inverse(len_out), response }
     }
 
     fn run(&self, samples: &[f32], len: usize) -> Vec<f32> {
-        let mut block_in = self.forward.make_input_vec();
-        let mut spectrum_in = self.forward.make_output_vec();
-        let mut spectrum_out = self.inverse.make_input_vec();
-        let mut block_out = self.inverse.make_output_vec();
-        let scratch_len = self.forward.get_scratch_len().max(self.inverse.get_scratch_len());
-        let mut scratch = vec![Complex::default(); scratch_len];
+        let mut block = vec![Complex::default(); self.forward.buffer_len().max(self.inverse.buffer_len())];
+        let (block_in, block_out) = (self.forward.buffer_len(), self.inverse.buffer_len());
+        let mut spectrum = vec![Complex::default(); self.inverse.len() / 2 + 1];
+        let mut scratch = vec![Complex::default(); self.forward.scratch_len().max(self.inverse.scratch_len())];
         let mut out = Vec::with_capacity(len);
         let kept = self.units - 2 * self.margin;
         let first = self.q * self.margin;
@@ -180,23 +170,17 @@ impl Plan {
             // The block begins `margin` units before the first output that is wanted of it.
             let lead = (self.margin * self.p).saturating_sub(unit * self.p);
             let start = (unit * self.p).saturating_sub(self.margin * self.p).min(samples.len());
-            let count = (samples.len() - start).min(block_in.len() - lead);
-            block_in[..lead].fill(0.0);
-            block_in[lead..lead + count].copy_from_slice(&samples[start..start + count]);
-            block_in[lead + count..].fill(0.0);
-            self.forward
-                .process_with_scratch(&mut block_in, &mut spectrum_in, &mut scratch[..self.forward.get_scratch_len()])
-                .expect("the buffers were made by the plan");
-            let (pass, stop) = spectrum_out.split_at_mut(self.response.len());
-            for ((out, &value), &gain) in pass.iter_mut().zip(&spectrum_in).zip(&self.response) {
-                *out = value * gain;
-            }
-            stop.fill(Complex::default());
-            self.inverse
-                .process_with_scratch(&mut spectrum_out, &mut block_out, &mut scratch[..self.inverse.get_scratch_len()])
-                .expect("the buffers were made by the plan, and the spectrum's ends are real");
+            let signal = &mut parts(&mut block)[..self.forward.len()];
+            let count = (samples.len() - start).min(signal.len() - lead);
+            signal[..lead].fill(0.0);
+            signal[lead..lead + count].copy_from_slice(&samples[start..start + count]);
+            signal[lead + count..].fill(0.0);
+            self.forward.transform(&mut block[..block_in], &mut scratch);
+            // What lies above the pass band stays 0 from block to block.
+            self.forward.spectrum(&block[..block_in], &self.response, &mut spectrum);
+            self.inverse.signal(&spectrum, &mut block[..block_out], &mut scratch);
             let wanted = (len - out.len()).min(kept * self.q);
-            out.extend_from_slice(&block_out[first..first + wanted]);
+            out.extend_from_slice(&parts(&mut block)[first..first + wanted]);
             unit += kept;
         }
         out
@@ -237,17 +221,15 @@ fn filter_response(half: usize, width: f64, len: usize, bins: usize) -> Vec<f32>
         let position = n as f64 / (half + 1) as f64;
         sinc * bessel_i0(BETA * (1.0 - position * position).sqrt())
     };
-    let mut circle = vec![0.0f64; len];
-    circle[0] = tap(0);
+    let mut circle = vec![Complex::default(); len];
+    circle[0].re = tap(0);
     for n in 1..=half {
-        circle[n] = tap(n);
-        circle[len - n] = tap(n);
+        circle[n].re = tap(n);
+        circle[len - n].re = tap(n);
     }
-    let sum: f64 = circle.iter().sum();
-    let fft = RealFftPlanner::<f64>::new().plan_fft_forward(len);
-    let mut spectrum = fft.make_output_vec();
-    fft.process(&mut circle, &mut spectrum).expect("the buffers were made for the plan");
-    spectrum[..bins].iter().map(|value| (value.re / sum / len as f64) as f32).collect()
+    let sum: f64 = circle.iter().map(|value| value.re).sum();
+    FftPlanner::<f64>::new().plan_fft_forward(len).process(&mut circle);
+    circle[..bins].iter().map(|value| (value.re / sum / len as f64) as f32).collect()
 }
 
 /// The modified Bessel function of the first kind and order 0, by its power series.
