@@ -20,6 +20,7 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "its purpose")]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::hint::black_box;
@@ -32,6 +33,7 @@ use clap_audio::{
     load,
 };
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use realfft::RealFftPlanner;
 use rustfft::FftPlanner;
 use rustfft::num_complex::Complex;
@@ -61,8 +63,28 @@ fn config(truncation: &str) -> Outcome<FeatureConfig> {
     }))
 }
 
-fn pool(threads: &str) -> Outcome<rayon::ThreadPool> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build()?)
+/// No pool for one thread, so that nothing has to be woken up.
+fn pool(threads: &str) -> Outcome<Option<ThreadPool>> {
+    Ok(match threads.parse()? {
+        1 => None,
+        threads => Some(ThreadPoolBuilder::new().num_threads(threads).build()?),
+    })
+}
+
+fn each<T: Sync, R: Send>(pool: Option<&ThreadPool>, items: &[T], work: impl Fn(&T) -> R + Send + Sync) -> Vec<R> {
+    match pool {
+        None => items.iter().map(work).collect(),
+        Some(pool) => pool.install(|| items.par_iter().map(work).collect()),
+    }
+}
+
+thread_local! {
+    /// Buffers that live from run to run, as those of `FeatureExtractor` do.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+fn mel(log_mel: &LogMel, wave: &Waveform) -> Vec<f32> {
+    SCRATCH.with_borrow_mut(|scratch| log_mel.compute(&wave.samples, scratch).data)
 }
 
 fn features(extractor: &FeatureExtractor, wave: &Waveform) -> Vec<f32> {
@@ -76,15 +98,12 @@ fn case(order: &str) -> Outcome<Case> {
         ["mel", scale, threads, clips, file] => {
             let (log_mel, pool, clips) =
                 (LogMel::new(&config(scale)?.mel())?, pool(threads)?, read_clips(clips, file)?);
-            Box::new(move || {
-                let one = |scratch: &mut Scratch, clip: &Waveform| log_mel.compute(&clip.samples, scratch).data;
-                pool.install(|| clips.par_iter().map_init(Scratch::default, one).collect())
-            })
+            Box::new(move || each(pool.as_ref(), &clips, |clip| mel(&log_mel, clip)))
         }
         ["features", truncation, threads, clips, file] => {
             let extractor = FeatureExtractor::new(config(truncation)?, Preset::Hf)?;
             let (pool, clips) = (pool(threads)?, read_clips(clips, file)?);
-            Box::new(move || pool.install(|| clips.par_iter().map(|clip| features(&extractor, clip)).collect()))
+            Box::new(move || each(pool.as_ref(), &clips, |clip| features(&extractor, clip)))
         }
         ["resample", from, to, file] => {
             let (resampler, samples) = (Resampler::new(from.parse()?, to.parse()?)?, read_samples(file)?);
@@ -92,11 +111,7 @@ fn case(order: &str) -> Outcome<Case> {
         }
         ["load", scale, file] => {
             let (log_mel, file) = (LogMel::new(&config(scale)?.mel())?, PathBuf::from(file));
-            let mut scratch = Scratch::default();
-            Box::new(move || {
-                let wave = load(&file, 48_000, Channels::Mean).expect("a good file");
-                vec![log_mel.compute(&wave.samples, &mut scratch).data]
-            })
+            Box::new(move || vec![mel(&log_mel, &load(&file, 48_000, Channels::Mean).expect("a good file"))])
         }
         ["decode", file] => {
             let file = PathBuf::from(file);
@@ -112,7 +127,7 @@ fn case(order: &str) -> Outcome<Case> {
                     let wave = load(file, 48_000, Channels::Mean).expect("a good file");
                     features(&extractor, &wave).iter().sum()
                 };
-                vec![pool.install(|| files.par_iter().map(sum).collect())]
+                vec![each(pool.as_ref(), &files, sum)]
             })
         }
         ["rustfft", count] => {
