@@ -1,23 +1,17 @@
 //! A sound file as a stream of mono samples at its own rate, by symphonia: what it is, where to start, the next samples.
 //!
-//! Mixing down happens packet by packet, so that memory is bounded by a packet, whatever the length of the file and
-//! whatever the header claims. The content decides the format; the extension is a hint only.
+//! Mixing down happens packet by packet, so that memory is bounded by a packet and what the container keeps of its header (an
+//! M4A its table of packets, a few bytes each), whatever the length of the file and whatever the header claims. The content
+//! decides the format; the extension is a hint only.
 //!
 //! A lossless file that ends before its header's length is [`Error::Truncated`]. Lossy streams (MP3, AAC, Vorbis) state no
 //! exact length: one cut short simply ends where its bytes end.
 //!
-//! # Seeking
-//!
-//! Sample n after a seek is sample n of a decode from the start. The container finds the place where it can (WAV, AIFF,
-//! FLAC, M4A, Ogg with one stream). MP3 and ADTS have no index, and an Ogg file may be a chain of streams: there the
-//! packets before the place are read and not decoded, from the first one if the place lies behind. The decoder then gets
-//! as many packets before the place as it needs to arrive at the same state (`Track::lead_in`).
-//!
 //! # Encoder delay
 //!
 //! What an encoder puts before and after the sound is cut off where the file says how much: the LAME tag of MP3, the page
-//! times of Ogg, the edit list of M4A. librosa, by way of ffmpeg or libsndfile, does the same. An MP3 without that tag
-//! and AAC in ADTS keep it (ffmpeg's too).
+//! times of Ogg, the edit list of M4A. ffmpeg 5.1.9 cuts the same, but leaves M4A its last packet whole. An MP3 without that
+//! tag, AAC in ADTS and M4A in fragments without an edit list keep it, with us and with ffmpeg.
 
 use std::fs::File;
 use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
@@ -25,20 +19,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use symphonia::core::errors::Error as SymphoniaError;
-use symphonia::core::formats::probe::Hint;
-use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo};
+use symphonia::core::formats::FormatReader;
 use symphonia::core::io::{MediaSource, MediaSourceStream};
-use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
-use symphonia::core::units::Timestamp;
 
+use self::mono::mix_down;
+use self::seek::Approach;
+use self::source::{Source, probe, read_window};
 use self::track::{Track, check_channels, rate_changes};
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Length};
 use crate::waveform::Channels;
 
 mod edit_list;
+mod mono;
+#[cfg(feature = "opus")]
+mod opus;
+mod seek;
+mod source;
 mod track;
+
+pub(crate) use self::mono::check_finite;
 
 /// The most channels a file may have.
 pub const MAX_CHANNELS: usize = 64;
@@ -48,13 +49,6 @@ pub const MIN_SAMPLE_RATE: u32 = 1_000;
 
 /// The highest sample rate of a file, in Hz.
 pub const MAX_SAMPLE_RATE: u32 = 768_000;
-
-/// A sample beyond this would overflow `f32` when a frame of them is squared and summed.
-const MAX_SAMPLE: f32 = 1e12;
-
-/// The times of the last Ogg page are wrong if a seek ends on it: its padding is only known after the page before. A page
-/// holds at most 255 packets, of at most 5,760 samples (Opus; Vorbis: 4,096).
-const LONGEST_PAGE: u64 = 1 << 21;
 
 /// So many packets in a row without a sample are no sound: a header can claim billions of packets of no bytes.
 const MAX_BARREN_PACKETS: u32 = 1 << 16;
@@ -99,17 +93,6 @@ pub struct AudioReader<'a> {
     damage: Damage,
     ended: bool,
     stop: Stop,
-}
-
-/// How the reader comes to the wanted sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Approach {
-    /// The place is known by counting every sample.
-    Counting,
-    /// The container has jumped: the place is what the packets' times say.
-    Jumped,
-    /// From the first packet on, without decoding those that are too early.
-    Scanning,
 }
 
 /// An error that ended the reading.
@@ -336,86 +319,6 @@ impl<'a> AudioReader<'a> {
         Ok(done)
     }
 
-    fn go_to(&mut self, target: u64) -> Result<()> {
-        if self.origin.is_none() && !self.ended {
-            self.wanted = 0;
-            self.advance()?;
-        }
-        let in_block =
-            self.approach == Approach::Counting && (self.place..self.place + self.block.len() as u64).contains(&target);
-        self.damage = Damage::default();
-        self.wanted = target;
-        if in_block {
-            self.taken = (target - self.place) as usize;
-            return Ok(());
-        }
-        if self.track.declared().is_some_and(|declared| target >= declared) && self.links == 0 {
-            self.place = target.min(self.track.stated.unwrap_or(target));
-            self.wanted = self.place;
-            self.drop_block();
-            self.ended = true;
-            return Ok(());
-        }
-        if self.info.container == "flac" {
-            // symphonia 0.6.1 checks the frame sought against the number of the last one read, unless it had to search
-            // for it (`PacketParser::resync`), and then skips what is earlier: seek in a fresh stream.
-            self.rewind(Approach::Scanning)?;
-        }
-        if self.jump(target) {
-            self.approach = Approach::Jumped;
-            self.ended = false;
-            self.place = 0;
-            self.drop_block();
-            self.track.reset();
-            return Ok(());
-        }
-        let by_times = self.track.ticks_are_samples;
-        self.rewind(if by_times { Approach::Scanning } else { Approach::Counting })
-    }
-
-    /// Lets the container find a packet before `target`; false if it cannot, or not so that the times can be trusted.
-    fn jump(&mut self, target: u64) -> bool {
-        let (Some(format), Some(origin)) = (&mut self.format, self.origin) else { return false };
-        if self.links > 0 || !self.track.ticks_are_samples {
-            return false;
-        }
-        let wanted = i64::try_from(target).unwrap_or(i64::MAX).saturating_add(origin);
-        let mut time = self.track.lead_in(wanted).max(origin);
-        match self.info.container.as_str() {
-            "wave" | "aiff" | "flac" | "isomp4" => {}
-            // Among several streams symphonia's search may go on for ever (OggReader::do_seek, `continue`).
-            "ogg" if format.tracks().len() == 1 => {
-                let last = self.track.stated.map(|stated| i64::try_from(stated).unwrap_or(i64::MAX));
-                let Some(last) = last.filter(|&last| time < last) else { return false };
-                time = time.min(last - LONGEST_PAGE as i64);
-                if time <= origin {
-                    return false;
-                }
-            }
-            _ => return false,
-        }
-        let to = SeekTo::Timestamp { ts: Timestamp::new(time), track_id: self.track.id };
-        format.seek(SeekMode::Accurate, to).is_ok()
-    }
-
-    /// Back to the first packet.
-    fn rewind(&mut self, approach: Approach) -> Result<()> {
-        let broken = |reason: &str| corrupt(&self.name, &format!("it cannot be read from its start again: {reason}"));
-        let format = self.format.take().ok_or_else(|| broken("it is closed"))?;
-        let mut stream = format.into_inner();
-        stream.seek(SeekFrom::Start(0)).map_err(|error| broken(&error.to_string()))?;
-        let format = probe(&self.name, stream)?;
-        self.track = Track::open(&self.name, format.as_ref())?;
-        self.format = Some(format);
-        self.approach = approach;
-        self.links = 0;
-        self.place = 0;
-        self.ended = false;
-        self.damage = Damage::default();
-        self.drop_block();
-        Ok(())
-    }
-
     fn drop_block(&mut self) {
         self.interleaved.clear();
         self.block.clear();
@@ -582,61 +485,6 @@ impl Window {
     }
 }
 
-/// A reader and its length.
-struct Source<R> {
-    reader: R,
-    len: u64,
-}
-
-impl<R: Read> Read for Source<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.reader.read(buffer)
-    }
-}
-
-impl<R: Seek> Seek for Source<R> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.reader.seek(to)
-    }
-}
-
-impl<R: Read + Seek + Send + Sync> MediaSource for Source<R> {
-    fn is_seekable(&self) -> bool {
-        true
-    }
-
-    fn byte_len(&self) -> Option<u64> {
-        Some(self.len)
-    }
-}
-
-/// The edit list's part of the track.
-fn read_window<'a>(
-    name: &str,
-    format: Box<dyn FormatReader + 'a>,
-    track: &Track,
-) -> Result<(Box<dyn FormatReader + 'a>, Window)> {
-    let mut stream = format.into_inner();
-    let edit = edit_list::read(&mut stream, track.id).map_err(|error| corrupt(name, &error.to_string()))?;
-    let window = edit.map_or_else(Window::default, |edit| edit.window(track.rate, track.stated));
-    Ok((probe(name, stream)?, window))
-}
-
-fn probe<'a>(name: &str, stream: MediaSourceStream<'a>) -> Result<Box<dyn FormatReader + 'a>> {
-    let mut hint = Hint::new();
-    if let Some(extension) = Path::new(name).extension().and_then(|extension| extension.to_str()) {
-        hint.with_extension(extension);
-    }
-    symphonia::default::get_probe().probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(
-        |error| match error {
-            SymphoniaError::Unsupported(reason) if reason.contains("no suitable format reader") => {
-                Error::NotAudio { name: name.to_owned() }
-            }
-            error => damage(name, &error),
-        },
-    )
-}
-
 /// The container's time of the first sample that a packet yields.
 fn start_time(packet: &Packet) -> i64 {
     packet.pts.saturating_add(packet.trim_start).get()
@@ -646,34 +494,6 @@ fn start_time(packet: &Packet) -> i64 {
 /// and end with an incomplete packet, as players accept; of a short one that must not be the larger part.
 fn is_damaged(packets: u64, bad: u64) -> bool {
     bad > 2 + packets / 100 || 2 * bad > packets
-}
-
-/// Refuses NaN, infinity and what would become infinity in the spectrogram.
-pub(crate) fn check_finite(name: &str, samples: &[f32]) -> Result<()> {
-    // `<=` is false for NaN. Whole blocks first, without an early end, because that vectorises.
-    let good = |sample: &f32| sample.abs() <= MAX_SAMPLE;
-    let block_is_good = |block: &[f32]| block.iter().fold(true, |all, sample| all & good(sample));
-    if samples.chunks(4096).all(block_is_good) {
-        return Ok(());
-    }
-    match samples.iter().position(|sample| !good(sample)) {
-        None => Ok(()),
-        Some(index) => Err(Error::NotFinite { name: name.to_owned(), index, value: samples[index] }),
-    }
-}
-
-/// Appends one mono sample per frame.
-fn mix_down(interleaved: &[f32], channels: usize, mode: Channels, samples: &mut Vec<f32>) {
-    match (channels, mode) {
-        (0, _) => {}
-        (1, _) => samples.extend_from_slice(interleaved),
-        (_, Channels::First) => samples.extend(interleaved.iter().step_by(channels)),
-        (2, Channels::Mean) => samples.extend(interleaved.chunks_exact(2).map(|frame| (frame[0] + frame[1]) * 0.5)),
-        (_, Channels::Mean) => {
-            let share = 1.0 / channels as f32;
-            samples.extend(interleaved.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() * share));
-        }
-    }
 }
 
 fn corrupt(name: &str, reason: &str) -> Error {

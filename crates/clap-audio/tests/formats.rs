@@ -125,6 +125,34 @@ fn aac_without_an_edit_list_keeps_its_delay() {
     assert_eq!(AudioReader::open(&file("fragmented.m4a")).unwrap().info().length, Length::Unknown);
 }
 
+#[cfg(not(feature = "opus"))]
+#[test]
+fn opus_is_an_error_that_names_it() {
+    let message = decode(&file("opus.opus"), Channels::Mean).unwrap_err().to_string();
+    assert!(message.contains("opus.opus: unsupported codec Opus") && message.contains("feature"), "{message}");
+}
+
+#[cfg(feature = "opus")]
+#[test]
+fn opus() {
+    check("opus.opus", ("ogg", "opus", 48_000, 2, 36_000, None), 0, 18.0);
+}
+
+/// `make.sh` has libopus decode its own file.
+#[cfg(feature = "opus")]
+#[test]
+fn opus_as_libopus_decodes_it() {
+    for name in ["opus.opus", "speech.opus", "surround.opus"] {
+        let ours = decode(&file(name), Channels::First).unwrap();
+        let theirs = decode(&file(&name.replace(".opus", "_by_libopus.flac")), Channels::Mean).unwrap();
+        assert_eq!((ours.sample_rate, ours.samples.len()), (theirs.sample_rate, theirs.samples.len()), "{name}");
+        let differences = ours.samples.iter().zip(&theirs.samples).map(|(a, b)| (a - b).abs());
+        let worst = differences.fold(0f32, f32::max);
+        // Theirs is rounded to 16 bits, which is half a step; the other half is for arithmetic in another order.
+        assert!(worst < 1.0 / 32_768.0, "{name}: {worst}");
+    }
+}
+
 #[test]
 fn the_content_counts_whatever_the_extension() {
     for name in ["s16le.wav", "s16.flac", "cbr.mp3", "vorbis.ogg", "aac.m4a", "adts.aac", "s16be.aiff"] {

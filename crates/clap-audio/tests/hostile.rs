@@ -67,6 +67,10 @@ fn every_entry(what: &str, bytes: &[u8]) {
     samples(what, decode_segment_bytes(NAME, bytes, segment, Channels::Mean).map(|wave| wave.samples));
     samples(what, load_segment_bytes(NAME, bytes, segment, 16_000, Channels::Mean).map(|wave| wave.samples));
     let wandered = samples(what, wander(bytes));
+    // An Opus decoder only comes close to the state of a decode from the start.
+    if what.contains(".opus") {
+        return;
+    }
     if let (Some(whole), Some(wandered)) = (whole, wandered) {
         assert!(whole == wandered, "{what}: {} samples decoded, {} read", whole.len(), wandered.len());
     }

@@ -39,6 +39,8 @@ pub(super) struct Track {
     pub(super) ticks_are_samples: bool,
     /// Samples of padding after the last one, where a tag states them.
     pub(super) padding: Option<u32>,
+    /// For Opus: the time of the first sample after those that the header says to skip.
+    pub(super) sound_begins: Timestamp,
     /// For AAC: the number of the present stretch between two restarts, and the packets just decoded.
     pub(super) stretch: Option<i64>,
     pub(super) recent: VecDeque<Packet>,
@@ -53,25 +55,24 @@ impl Track {
             return Err(not_audio());
         };
         let rate = check_header(name, params)?;
-        // Encoder delay and padding are cut off where the stream states them (`gapless`, the default).
-        let decoder = symphonia::default::get_codecs()
-            .make_audio_decoder(params, &AudioDecoderOptions::default())
-            .map_err(|error| match error {
-                SymphoniaError::Unsupported(_) => {
-                    Error::UnsupportedCodec { name: name.to_owned(), codec: codec_name(params.codec) }
-                }
-                error => damage(name, &error),
-            })?;
+        let decoder = make_decoder(params).map_err(|error| match error {
+            SymphoniaError::Unsupported(_) => {
+                Error::UnsupportedCodec { name: name.to_owned(), codec: codec_name(params.codec) }
+            }
+            error => damage(name, &error),
+        })?;
+        let lead = if params.codec == codec::CODEC_ID_OPUS { track.delay.unwrap_or(0) } else { 0 };
         Ok(Self {
             decoder,
             id: track.id,
             rate,
             channels: params.channels.as_ref().map(|channels| channels.count()),
-            stated: track.num_frames,
+            stated: track.num_frames.map(|frames| frames.saturating_sub(lead.into())),
             exact: states_exact_length(params.codec),
             bits_per_sample: bits_per_sample(params),
             ticks_are_samples: track.time_base == TimeBase::try_from_recip(rate),
             padding: track.padding,
+            sound_begins: track.start_ts.saturating_add(Duration::from(lead)),
             stretch: None,
             recent: VecDeque::new(),
         })
@@ -82,15 +83,24 @@ impl Track {
         self.stated.filter(|_| self.exact)
     }
 
-    /// Corrects the times of an MP3 packet.
-    ///
+    /// Corrects the times of a packet of MP3 and Opus.
+    pub(super) fn correct_times(&self, packet: &mut Packet) {
+        match self.decoder.codec_params().codec {
+            codec::CODEC_ID_MP3 => self.correct_mp3_times(packet),
+            codec::CODEC_ID_OPUS => {
+                // symphonia 0.6.1 leaves the header's pre-skip to the decoder, which does not know where it is after a jump.
+                let early = self.sound_begins.duration_from(packet.pts).unwrap_or(Duration::ZERO);
+                packet.trim_start = early.min(packet.dur);
+                packet.dur = packet.dur.saturating_sub(packet.trim_start);
+            }
+            _ => {}
+        }
+    }
+
     /// symphonia 0.6.1 cuts off what lies beyond the stated length even where that is a guess from the first frame's bit
     /// rate, and so loses the end of a variable-rate file without a tag; only a LAME tag knows of padding, and only in its
     /// own file of several joined end to end. It also counts the trimmed samples to the duration.
-    pub(super) fn correct_times(&self, packet: &mut Packet) {
-        if self.decoder.codec_params().codec != codec::CODEC_ID_MP3 {
-            return;
-        }
+    fn correct_mp3_times(&self, packet: &mut Packet) {
         let block = packet.dur.get();
         match (self.stated, self.padding) {
             (Some(stated), Some(padding)) => {
@@ -140,10 +150,7 @@ impl Track {
         self.decoder.reset();
         if self.is_aac() {
             // `reset` keeps the noise generator's state.
-            let params = self.decoder.codec_params().clone();
-            if let Ok(fresh) =
-                symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default())
-            {
+            if let Ok(fresh) = make_decoder(self.decoder.codec_params()) {
                 self.decoder = fresh;
             }
         }
@@ -160,6 +167,8 @@ impl Track {
             }
             // The block before, of at most 8192 samples, for the overlap.
             codec::CODEC_ID_VORBIS => time.saturating_sub(3 * 8192),
+            // RFC 7845, 4.6, asks for 80 ms; after this second the rest of the old state is below 1e-5 of full scale.
+            codec::CODEC_ID_OPUS => time.saturating_sub(48_000),
             _ => time,
         }
     }
@@ -167,6 +176,16 @@ impl Track {
     fn is_aac(&self) -> bool {
         self.decoder.codec_params().codec == codec::CODEC_ID_AAC
     }
+}
+
+/// The decoder of a codec. Encoder delay and padding are cut off where the stream states them (`gapless`, the default).
+fn make_decoder(params: &AudioCodecParameters) -> symphonia::core::errors::Result<Box<dyn AudioDecoder>> {
+    #[cfg(feature = "opus")]
+    if params.codec == codec::CODEC_ID_OPUS {
+        let decoder = super::opus::OpusDecoder::new(params).ok_or(SymphoniaError::Unsupported("opus: not of Ogg"))?;
+        return Ok(Box::new(decoder));
+    }
+    symphonia::default::get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default())
 }
 
 /// Refuses what no recording has before any memory is spent on it; returns the sample rate.
@@ -237,10 +256,17 @@ fn bits_per_sample(params: &AudioCodecParameters) -> Option<u32> {
     }
 }
 
+/// Opus in an error.
+const OPUS: &str = if cfg!(feature = "opus") {
+    "Opus outside of Ogg"
+} else {
+    "Opus (this build is without the feature `opus` of clap-audio)"
+};
+
 /// The name of a codec that is known and not decoded here.
 fn codec_name(id: AudioCodecId) -> String {
     let known = [
-        (codec::CODEC_ID_OPUS, "Opus"),
+        (codec::CODEC_ID_OPUS, OPUS),
         (codec::CODEC_ID_SPEEX, "Speex"),
         (codec::CODEC_ID_MP1, "MPEG layer 1"),
         (codec::CODEC_ID_MP2, "MPEG layer 2"),

@@ -56,6 +56,11 @@ fn vorbis_segments_are_slices() {
 }
 
 #[test]
+fn vorbis_segments_are_slices_where_the_pages_are_searched() {
+    check("long/clicks.ogg");
+}
+
+#[test]
 fn aac_segments_are_slices() {
     for name in ["long.m4a", "aac.m4a", "fragmented.m4a", "adts.aac", "long.aac"] {
         check(name);
@@ -73,6 +78,25 @@ fn segments_of_joined_files_are_slices() {
     let joined = |names: &[&str]| names.iter().flat_map(|name| std::fs::read(file(name)).unwrap()).collect::<Vec<_>>();
     check_bytes("joined.mp3", &joined(&["long.mp3", "long.mp3", "long.mp3"]), 20);
     check_bytes("joined.ogg", &joined(&["long.ogg", "long.ogg", "long.ogg"]), 20);
+}
+
+/// What the decoder remembers of packets before its lead-in.
+#[cfg(feature = "opus")]
+#[test]
+fn opus_segments_are_slices_to_1e_5() {
+    for name in ["opus.opus", "long.opus", "speech.opus", "surround.opus"] {
+        let whole = decode(&file(name), Channels::Mean).unwrap();
+        let total = whole.samples.len();
+        for n in 0..40 {
+            let first = total * n / 40 + n % 7;
+            let segment = Segment { start: first as f64 / 48_000.0, seconds: 0.1 };
+            let part = decode_segment(&file(name), segment, Channels::Mean).unwrap();
+            let truth = &whole.samples[first..total.min(first + 4800)];
+            assert_eq!(part.samples.len(), truth.len(), "{name} from {first}");
+            let worst = part.samples.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(worst <= 1e-5, "{name} from {first}: {worst}");
+        }
+    }
 }
 
 #[test]

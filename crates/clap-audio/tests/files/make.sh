@@ -47,3 +47,15 @@ chirp 22050 4 1 -c:a libmp3lame -b:a 24k long.mp3
 chirp 22050 4 1 -c:a libvorbis -q:a 0 long.ogg
 chirp 22050 4 1 -c:a aac -b:a 24k long.m4a
 chirp 22050 4 1 -c:a aac -b:a 24k long.aac
+chirp 48000 4 2 -c:a libopus -b:a 24k long.opus
+chirp 48000 0.5 1 -c:a libopus -b:a 12k -application voip -frame_duration 60 speech.opus
+chirp 48000 0.3 6 -c:a libopus -b:a 96k surround.opus
+# What libopus makes of its own files: the first channel.
+for name in opus speech surround; do
+    ff -c:a libopus -i "$name.opus" -af 'pan=mono|c0=c0' -c:a flac -sample_fmt s16 -map_metadata -1 -fflags +bitexact \
+        -flags:a +bitexact "${name}_by_libopus.flac"
+done
+# Minutes in a few kB, for Ogg's search by page: a short chirp every 7.3 s, each higher than the one before.
+mkdir -p long
+ff -f lavfi -i "aevalsrc=exprs='if(lt(mod(t,7.3),0.03),0.3*sin(2*PI*(300+t)*t),0)':s=8000:d=500:c=mono" \
+    -c:a libvorbis -q:a 0 -map_metadata -1 -fflags +bitexact -flags:a +bitexact long/clicks.ogg

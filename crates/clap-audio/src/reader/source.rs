@@ -1,0 +1,70 @@
+//! What a sound file is read from, and the container that is found in it.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use symphonia::core::errors::Error as SymphoniaError;
+use symphonia::core::formats::probe::Hint;
+use symphonia::core::formats::{FormatOptions, FormatReader};
+use symphonia::core::io::{MediaSource, MediaSourceStream};
+use symphonia::core::meta::MetadataOptions;
+
+use super::track::Track;
+use super::{Window, corrupt, damage, edit_list};
+use crate::error::{Error, Result};
+
+/// A reader and its length.
+pub(super) struct Source<R> {
+    pub(super) reader: R,
+    pub(super) len: u64,
+}
+
+impl<R: Read> Read for Source<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for Source<R> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.reader.seek(to)
+    }
+}
+
+impl<R: Read + Seek + Send + Sync> MediaSource for Source<R> {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn byte_len(&self) -> Option<u64> {
+        Some(self.len)
+    }
+}
+
+/// The edit list's part of the track.
+pub(super) fn read_window<'a>(
+    name: &str,
+    format: Box<dyn FormatReader + 'a>,
+    track: &Track,
+) -> Result<(Box<dyn FormatReader + 'a>, Window)> {
+    let mut stream = format.into_inner();
+    let edit = edit_list::read(&mut stream, track.id).map_err(|error| corrupt(name, &error.to_string()))?;
+    let window = edit.map_or_else(Window::default, |edit| edit.window(track.rate, track.stated));
+    Ok((probe(name, stream)?, window))
+}
+
+/// Finds the container by its content.
+pub(super) fn probe<'a>(name: &str, stream: MediaSourceStream<'a>) -> Result<Box<dyn FormatReader + 'a>> {
+    let mut hint = Hint::new();
+    if let Some(extension) = Path::new(name).extension().and_then(|extension| extension.to_str()) {
+        hint.with_extension(extension);
+    }
+    symphonia::default::get_probe().probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(
+        |error| match error {
+            SymphoniaError::Unsupported(reason) if reason.contains("no suitable format reader") => {
+                Error::NotAudio { name: name.to_owned() }
+            }
+            error => damage(name, &error),
+        },
+    )
+}
