@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::xlm_roberta::{Config, XLMRobertaModel};
-use clap_encoders::{Taps, TextConfig, roberta::Roberta};
+use clap_encoders::{Taps, TextConfig, text::Bert};
 use clap_nn::{Activation, Mode, init::seeded_vars};
 
 /// candle-transformers' XLM-RoBERTa is the encoder without the pooler; padding, positions and epsilon have to agree.
@@ -36,7 +36,7 @@ fn roberta_equals_the_encoder_of_candle_transformers() {
         pad_token_id: ours.pad_token_id,
     };
     let (_vars, vb) = seeded_vars(11, &Device::Cpu, DType::F32);
-    let roberta = Roberta::new(&ours, vb.clone()).unwrap();
+    let roberta = Bert::new(&ours, vb.clone()).unwrap();
     let peer = XLMRobertaModel::new(&theirs, vb).unwrap();
 
     let pad = ours.pad_token_id;

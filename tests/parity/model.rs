@@ -27,6 +27,23 @@ pub(crate) fn small_config(config: &Value) -> ClapConfig {
         text["num_attention_heads"] = cfg["heads"].clone();
         text["intermediate_size"] = config["intermediate"].clone();
         text["max_position_embeddings"] = config["max_pos"].clone();
+        text["context_length"] = cfg["context_length"].clone();
+        match cfg["model_type"].as_str() {
+            Some("bert") => {
+                text["model_type"] = json!("bert");
+                text["type_vocab_size"] = json!(2);
+                text["pad_token_id"] = json!(0);
+            }
+            Some("transformer") => {
+                text["model_type"] = json!("clip_text_model");
+                // LAION's transformer is four times as wide inside and numbers as many positions as its context has.
+                text["intermediate_size"] = json!(4 * cfg["width"].as_u64().unwrap());
+                text["max_position_embeddings"] = cfg["context_length"].clone();
+                text["pad_token_id"] = json!(0);
+            }
+            Some("bart") => text["model_type"] = json!("bart"),
+            _ => {}
+        }
         text["hidden_dropout_prob"] = json!(0.0);
         text["attention_probs_dropout_prob"] = json!(0.0);
     }

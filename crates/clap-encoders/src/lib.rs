@@ -30,12 +30,12 @@ pub mod hub;
 mod model;
 mod pretrained;
 mod projection;
-pub mod roberta;
 mod taps;
+pub mod text;
 mod tokenizer;
 
 pub use checkpoint::save_folder;
-pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig};
+pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig, TextModelType};
 pub use device::device;
 pub use error::{Error, KeyReport, Result};
 pub use folder::{ModelFolder, load_folder, locate};

@@ -10,8 +10,8 @@ use crate::config::ClapConfig;
 use crate::error::Result as ClapResult;
 use crate::htsat::HtsAt;
 use crate::projection::Projection;
-use crate::roberta::Roberta;
 use crate::taps::Taps;
+use crate::text::TextTower;
 
 /// Below this length an embedding is not scaled up (torch's `F.normalize`).
 const NORMALIZE_EPS: f64 = 1e-12;
@@ -21,7 +21,7 @@ const NORMALIZE_EPS: f64 = 1e-12;
 pub struct ClapModel {
     audio_model: HtsAt,
     audio_projection: Projection,
-    text_model: Roberta,
+    text_model: TextTower,
     text_projection: Projection,
     logit_scale_a: Tensor,
     logit_scale_t: Tensor,
@@ -45,7 +45,7 @@ impl ClapModel {
         Ok(Self {
             audio_model: HtsAt::new(&config.audio_config, vb.pp("audio_model").pp("audio_encoder"))?,
             audio_projection: projection(config.audio_config.hidden_size, "audio_projection")?,
-            text_model: Roberta::new(&config.text_config, vb.pp("text_model"))?,
+            text_model: TextTower::new(&config.text_config, vb.pp("text_model"))?,
             text_projection: projection(config.text_config.hidden_size, "text_projection")?,
             logit_scale_a: scale("logit_scale_a")?,
             logit_scale_t: scale("logit_scale_t")?,
@@ -67,7 +67,7 @@ impl ClapModel {
 
     /// The text tower alone.
     #[must_use]
-    pub fn text_model(&self) -> &Roberta {
+    pub fn text_model(&self) -> &TextTower {
         &self.text_model
     }
 

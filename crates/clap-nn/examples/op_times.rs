@@ -148,7 +148,9 @@ fn main() -> Result<()> {
     compare(
         "text attention [64,20,256] 8 heads",
         &[[64, 20, 256].as_slice(); 3],
-        &|xs| clap_nn::attention(&xs[0], &xs[1], &xs[2], Some(&mask), 8, 0.0, &mut Mode::eval()),
+        &|xs| {
+            clap_nn::attention(&xs[0], &xs[1], &xs[2], clap_nn::AttentionMask::Keys(&mask), 8, 0.0, &mut Mode::eval())
+        },
         &|xs| {
             let scores = (split(&xs[0])? * 0.17)?.matmul(&split(&xs[1])?.t()?)?;
             clap_nn::softmax::softmax_composed(&scores)?.matmul(&split(&xs[2])?)?.transpose(1, 2)?.contiguous()

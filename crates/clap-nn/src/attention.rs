@@ -1,4 +1,4 @@
-//! Multi-head attention with a padding mask, of a text encoder (Vaswani et al. 2017, arXiv 1706.03762, §3.2).
+//! Multi-head attention with a padding or a causal mask, of a text encoder (Vaswani et al. 2017, arXiv 1706.03762, §3.2).
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -13,7 +13,18 @@ use crate::cpu::{
 use crate::dropout::{Drop, dropout_composed};
 use crate::{Mode, softmax::softmax_composed};
 
-/// Multi-head attention: `q`, `k`, `v` (B, T, C) each; `key_mask` (B, T) is non-zero (of any type) for keys that may be attended to.
+/// Which keys a query may attend to.
+#[derive(Clone, Copy, Debug)]
+pub enum AttentionMask<'a> {
+    /// All.
+    None,
+    /// Those that are not zero in a tensor (B, T) of any type: the tokens of a padded batch.
+    Keys(&'a Tensor),
+    /// Its own and those before it.
+    Causal,
+}
+
+/// Multi-head attention: `q`, `k`, `v` (B, T, C) each.
 ///
 /// A masked key has a weight of exactly zero, unless all keys of a sequence are masked: all scores are then lowered alike, and
 /// the sequence attends as if it had no mask, up to the rounding of its scores to multiples of 2⁻⁹. Probabilities are dropped at
@@ -22,7 +33,7 @@ pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    key_mask: Option<&Tensor>,
+    mask: AttentionMask<'_>,
     heads: usize,
     dropout_p: f32,
     mode: &mut Mode,
@@ -36,25 +47,22 @@ pub fn attention(
             v.shape()
         );
     }
-    if key_mask.is_some_and(|mask| mask.dims() != [b, t]) {
+    if matches!(mask, AttentionMask::Keys(keys) if keys.dims() != [b, t]) {
         candle_core::bail!("attention over {:?} cannot take a key mask other than ({b}, {t})", q.shape());
     }
     let drop = Drop::draw(dropout_p, mode);
     if fusible(&[q, k, v]) && q.elem_count() > 0 {
-        let penalty = match key_mask {
-            Some(mask) => penalty(mask)?.to_vec2()?.concat(),
-            None => Vec::new(),
-        };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Fused { heads, penalty, drop })
+        let fused = Fused { heads, penalty: Penalty::of(mask, t)?, drop };
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, fused)
     } else {
-        attention_composed([q, k, v], key_mask, heads, drop)
+        attention_composed([q, k, v], mask, heads, drop)
     }
 }
 
 /// [`attention`] in candle's operations.
 pub(crate) fn attention_composed(
     qkv: [&Tensor; 3],
-    key_mask: Option<&Tensor>,
+    mask: AttentionMask<'_>,
     heads: usize,
     drop: Option<Drop>,
 ) -> Result<Tensor> {
@@ -63,9 +71,15 @@ pub(crate) fn attention_composed(
     let split = |xs: &Tensor| xs.reshape((b, t, heads, head_dim))?.transpose(1, 2)?.contiguous();
     let [q, k, v] = [split(qkv[0])?, split(qkv[1])?, split(qkv[2])?]; // (B, heads, T, head_dim)
     let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.t()?)?; // (B, heads, T, T)
-    let scores = match key_mask {
-        None => scores,
-        Some(mask) => scores.broadcast_add(&penalty(mask)?.to_dtype(scores.dtype())?.reshape((b, 1, 1, t))?)?,
+    let scores = match mask {
+        AttentionMask::None => scores,
+        AttentionMask::Keys(keys) => {
+            scores.broadcast_add(&key_penalty(keys)?.to_dtype(scores.dtype())?.reshape((b, 1, 1, t))?)?
+        }
+        AttentionMask::Causal => {
+            let penalty = Tensor::from_vec(causal_penalty(t), (t, t), scores.device())?;
+            scores.broadcast_add(&penalty.to_dtype(scores.dtype())?)?
+        }
     };
     let probabilities = softmax_composed(&scores)?;
     let probabilities = match drop {
@@ -79,22 +93,50 @@ pub(crate) fn attention_composed(
 const MASKED: f64 = -30_000.0;
 
 /// 0 for keys that may be attended to, [`MASKED`] for others: (B, T) in `f32`.
-fn penalty(mask: &Tensor) -> Result<Tensor> {
-    mask.eq(&mask.zeros_like()?)?.to_dtype(DType::F32)? * MASKED
+fn key_penalty(keys: &Tensor) -> Result<Tensor> {
+    keys.eq(&keys.zeros_like()?)?.to_dtype(DType::F32)? * MASKED
+}
+
+/// 0 on and below the diagonal of (T, T), [`MASKED`] above it.
+fn causal_penalty(t: usize) -> Vec<f32> {
+    (0..t * t).map(|i| if i % t > i / t { MASKED as f32 } else { 0.0 }).collect()
 }
 
 struct Fused {
     heads: usize,
-    /// (B, T), or empty.
-    penalty: Vec<f32>,
+    penalty: Penalty,
     drop: Option<Drop>,
+}
+
+/// What is added to the scores.
+enum Penalty {
+    None,
+    /// (B, T), a row for all queries of a sequence.
+    Keys(Vec<f32>),
+    /// (T, T), the same for all sequences.
+    Causal(Vec<f32>),
+}
+
+impl Penalty {
+    /// For sequences of `t` tokens.
+    fn of(mask: AttentionMask<'_>, t: usize) -> Result<Self> {
+        Ok(match mask {
+            AttentionMask::None => Self::None,
+            AttentionMask::Keys(keys) => Self::Keys(key_penalty(keys)?.to_vec2()?.concat()),
+            AttentionMask::Causal => Self::Causal(causal_penalty(t)),
+        })
+    }
 }
 
 const NAME: &str = "attention";
 
 impl Fused {
     fn terms(&self, sequence: usize, head: usize, t: usize) -> Terms<'_> {
-        let mask = if self.penalty.is_empty() { &[][..] } else { &self.penalty[sequence * t..][..t] };
+        let mask = match &self.penalty {
+            Penalty::None => &[][..],
+            Penalty::Keys(keys) => &keys[sequence * t..][..t],
+            Penalty::Causal(all) => all,
+        };
         Terms { bias: &[], mask, drop: self.drop.map(|drop| (drop, (sequence * self.heads + head) * t * t)) }
     }
 }
@@ -191,17 +233,15 @@ mod tests {
     fn twins_agree() {
         for (b, t, c, heads) in [(3usize, 7usize, 12usize, 3usize), (2, 20, 32, 2), (1, 1, 4, 1), (4, 33, 30, 5)] {
             let shape: &[usize] = &[b, t, c];
-            for key_mask in [None, Some(mask(b, t))] {
+            let keys = mask(b, t);
+            for mask in [AttentionMask::None, AttentionMask::Keys(&keys), AttentionMask::Causal] {
                 for drop in [None, Some(Drop { key: 5, p: 0.3 })] {
                     let fused = |xs: &[Tensor]| {
-                        let penalty = match &key_mask {
-                            Some(mask) => penalty(mask)?.flatten_all()?.to_vec1()?,
-                            None => Vec::new(),
-                        };
-                        xs[0].affine(3.0, 0.0)?.apply_op3(&xs[1], &xs[2], Fused { heads, penalty, drop })
+                        let fused = Fused { heads, penalty: Penalty::of(mask, t)?, drop };
+                        xs[0].affine(3.0, 0.0)?.apply_op3(&xs[1], &xs[2], fused)
                     };
                     let composed = |xs: &[Tensor]| {
-                        attention_composed([&xs[0].affine(3.0, 0.0)?, &xs[1], &xs[2]], key_mask.as_ref(), heads, drop)
+                        attention_composed([&xs[0].affine(3.0, 0.0)?, &xs[1], &xs[2]], mask, heads, drop)
                     };
                     twin::check_twins(&[shape, shape, shape], 1e-5, fused, composed);
                 }
@@ -212,16 +252,19 @@ mod tests {
     #[test]
     fn composed_gradients_follow_finite_differences() {
         let shape: &[usize] = &[2, 4, 6];
-        let mask = mask(2, 4);
+        let keys = mask(2, 4);
         let drop = Some(Drop { key: 1, p: 0.2 });
-        let f = |xs: &[Tensor]| attention_composed([&xs[0], &xs[1], &xs[2]], Some(&mask), 2, drop);
-        twin::check_gradient(&[shape, shape, shape], f);
+        for mask in [AttentionMask::Keys(&keys), AttentionMask::Causal] {
+            let f = |xs: &[Tensor]| attention_composed([&xs[0], &xs[1], &xs[2]], mask, 2, drop);
+            twin::check_gradient(&[shape, shape, shape], f);
+        }
     }
 
     /// Both twins of an evaluation.
     fn twins(q: &Tensor, v: &Tensor, keep: &Tensor) -> [Vec<f32>; 2] {
-        let fused = attention(q, q, v, Some(keep), 2, 0.0, &mut Mode::eval()).unwrap();
-        let composed = attention_composed([q, q, v], Some(keep), 2, None).unwrap();
+        let mask = AttentionMask::Keys(keep);
+        let fused = attention(q, q, v, mask, 2, 0.0, &mut Mode::eval()).unwrap();
+        let composed = attention_composed([q, q, v], mask, 2, None).unwrap();
         [fused, composed].map(|ys| ys.flatten_all().unwrap().to_vec1().unwrap())
     }
 
@@ -253,9 +296,25 @@ mod tests {
         let short = xs.narrow(1, 0, 3).unwrap();
         let keep = Tensor::new(&[[1i64, 1, 1, 0, 0]], &Device::Cpu).unwrap();
         let mut mode = Mode::eval();
-        let long = attention(&xs, &xs, &xs, Some(&keep), 2, 0.1, &mut mode).unwrap().narrow(1, 0, 3).unwrap();
-        let short = attention(&short, &short, &short, None, 2, 0.1, &mut mode).unwrap();
+        let keys = AttentionMask::Keys(&keep);
+        let long = attention(&xs, &xs, &xs, keys, 2, 0.1, &mut mode).unwrap().narrow(1, 0, 3).unwrap();
+        let short = attention(&short, &short, &short, AttentionMask::None, 2, 0.1, &mut mode).unwrap();
         let gap = (long - short).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(gap < 1e-6, "{gap}");
+    }
+
+    #[test]
+    fn a_causal_sequence_does_not_see_its_future() {
+        let xs = twin::random(3, &[1, 5, 8]).to_dtype(DType::F32).unwrap();
+        let causal = |t: usize| {
+            let xs = xs.narrow(1, 0, t).unwrap();
+            let ys = attention(&xs, &xs, &xs, AttentionMask::Causal, 2, 0.0, &mut Mode::eval()).unwrap();
+            ys.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let whole = causal(5);
+        for t in 1..5 {
+            let gap = causal(t).iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(gap < 1e-6, "{t} tokens: {gap}");
+        }
     }
 }

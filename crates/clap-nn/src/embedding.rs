@@ -20,6 +20,11 @@ impl Embedding {
         &self.weight
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> Result<usize> {
+        self.weight.dim(0)
+    }
+
     /// The rows of `ids` (…) of any integer type: (…, d). An index outside of the table is an error.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let (_, d) = self.weight.dims2()?;

@@ -41,7 +41,7 @@ mod determinism;
 mod twin;
 
 pub use activation::{Activation, gelu};
-pub use attention::attention;
+pub use attention::{AttentionMask, attention};
 pub use batch_norm::BatchNorm;
 pub use dropout::{drop_path, dropout, residual};
 pub use embedding::Embedding;

@@ -1,19 +1,25 @@
 //! Sizes of a model from the shapes of its weights, for files that come without `config.json`, as LAION's do.
 //!
-//! What shapes cannot tell is taken from LAION's program: layer norms of 1e-5, GELU, attention heads of 64 channels in the
-//! text tower, an image of 256 where no attention mask gives it away. [`crate::load_folder`] asks for `config.json` all the
+//! What shapes cannot tell is taken from LAION's program: layer norms of 1e-5 (BERT: 1e-12), GELU, attention heads of 64 channels
+//! in the text tower, an image of 256 where no attention mask gives it away. [`crate::load_folder`] asks for `config.json` all the
 //! same and takes nothing from here: who has a bare file calls these, and [`Checkpoint::build`] with the result.
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{AudioConfig, FusionType, TextConfig};
+use crate::config::{AudioConfig, FusionType, TextConfig, TextModelType};
+use crate::text;
 
 const ENCODER: &str = "audio_model.audio_encoder";
 
 /// Channels of one head of RoBERTa base and large.
 const TEXT_HEAD: usize = 64;
 
-/// Epsilon of real RoBERTa, which LAION's program runs.
-const ROBERTA_EPS: f64 = 1e-5;
+/// Epsilon of the layer norms of RoBERTa, BART and CLIP.
+const EPS: f64 = 1e-5;
+
+/// BERT's, and the ids of its `[CLS]` and `[SEP]`.
+const BERT_EPS: f64 = 1e-12;
+const BERT_CLS: u32 = 101;
+const BERT_SEP: u32 = 102;
 
 impl Checkpoint {
     /// Sizes of an HTS-AT tower, or `None` where the file holds none.
@@ -74,28 +80,78 @@ impl Checkpoint {
         })
     }
 
-    /// Sizes of a RoBERTa tower, or `None` where the file holds none.
+    /// Kind and sizes of the text tower, or `None` where the file holds none that is known.
     #[must_use]
     pub fn detect_text_config(&self) -> Option<TextConfig> {
         let at = |key: &str| self.shape(&format!("text_model.{key}"));
-        let (&[vocab_size, hidden_size], &[max_position_embeddings, _], &[type_vocab_size, _]) = (
-            at("embeddings.word_embeddings.weight")?,
-            at("embeddings.position_embeddings.weight")?,
-            at("embeddings.token_type_embeddings.weight")?,
-        ) else {
-            return None;
+        let table = |key: &str| match at(key) {
+            Some(&[rows, width]) => Some((rows, width)),
+            _ => None,
         };
-        let layer = |i: usize, part: &str| at(&format!("encoder.layer.{i}.{part}"));
+        let layers = |layer: &str, part: &str| {
+            let inner = *at(&format!("{layer}.0.{part}"))?.first()?;
+            Some(((0..).take_while(|i| at(&format!("{layer}.{i}.{part}")).is_some()).count(), inner))
+        };
+        let default = TextConfig::default();
+        if let Some((vocab_size, hidden_size)) = table("embeddings.word_embeddings.weight") {
+            let (positions, _) = table("embeddings.position_embeddings.weight")?;
+            let (type_vocab_size, _) = table("embeddings.token_type_embeddings.weight")?;
+            let (num_hidden_layers, intermediate_size) = layers("encoder.layer", "intermediate.dense.weight")?;
+            // RoBERTa has one segment and BERT two.
+            let (model_type, layer_norm_eps, pad_token_id, bos_token_id, eos_token_id) = match type_vocab_size {
+                1 => (TextModelType::Roberta, EPS, default.pad_token_id, default.bos_token_id, default.eos_token_id),
+                _ => (TextModelType::Bert, BERT_EPS, 0, BERT_CLS, BERT_SEP),
+            };
+            return Some(TextConfig {
+                model_type,
+                vocab_size,
+                hidden_size,
+                num_hidden_layers,
+                num_attention_heads: (hidden_size / TEXT_HEAD).max(1),
+                intermediate_size,
+                max_position_embeddings: positions,
+                type_vocab_size,
+                layer_norm_eps,
+                pad_token_id,
+                bos_token_id,
+                eos_token_id,
+                ..default
+            });
+        }
+        if let Some((vocab_size, hidden_size)) = table("embeddings.token_embedding.weight") {
+            let (positions, _) = table("embeddings.position_embedding.weight")?;
+            let (num_hidden_layers, intermediate_size) = layers("encoder.layers", "mlp.fc1.weight")?;
+            return Some(TextConfig {
+                model_type: TextModelType::Clip,
+                vocab_size,
+                hidden_size,
+                num_hidden_layers,
+                num_attention_heads: (hidden_size / TEXT_HEAD).max(1),
+                intermediate_size,
+                max_position_embeddings: positions,
+                layer_norm_eps: EPS,
+                pad_token_id: 0,
+                // The last two of the vocabulary.
+                bos_token_id: u32::try_from(vocab_size.checked_sub(2)?).ok()?,
+                eos_token_id: u32::try_from(vocab_size - 1).ok()?,
+                hidden_dropout_prob: 0.0,
+                attention_probs_dropout_prob: 0.0,
+                ..default
+            });
+        }
+        let (vocab_size, hidden_size) = table("encoder.embed_tokens.weight")?;
+        let (positions, _) = table("encoder.embed_positions.weight")?;
+        let (num_hidden_layers, intermediate_size) = layers("encoder.layers", "fc1.weight")?;
         Some(TextConfig {
+            model_type: TextModelType::Bart,
             vocab_size,
             hidden_size,
-            num_hidden_layers: (0..).take_while(|&i| layer(i, "intermediate.dense.weight").is_some()).count(),
+            num_hidden_layers,
             num_attention_heads: (hidden_size / TEXT_HEAD).max(1),
-            intermediate_size: *layer(0, "intermediate.dense.weight")?.first()?,
-            max_position_embeddings,
-            type_vocab_size,
-            layer_norm_eps: ROBERTA_EPS,
-            ..TextConfig::default()
+            intermediate_size,
+            max_position_embeddings: positions.checked_sub(text::BART_POSITION_OFFSET)?,
+            layer_norm_eps: EPS,
+            ..default
         })
     }
 }

@@ -6,20 +6,22 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
-use crate::config::{ClapConfig, FusionType};
+use crate::config::{ClapConfig, FusionType, TextModelType};
 
 /// `model_type` of a CLAP model in `config.json`.
 pub(super) const MODEL_TYPE: &str = "clap";
 
-/// Parts of LAION's network that the embedding does not use: its front end (recomputed here), its tagging head, and the
-/// heads of its second loss.
-const UNUSED: [&str; 6] = [
+/// Parts of LAION's network that the embedding does not use: its front end (recomputed here), its tagging head, the heads of its
+/// second loss, BART's decoder, and the name under which that shares the encoder's embedding.
+const UNUSED: [&str; 8] = [
     "audio_model.audio_encoder.spectrogram_extractor.",
     "audio_model.audio_encoder.logmel_extractor.",
     "audio_model.audio_encoder.tscam_conv.",
     "audio_model.audio_encoder.head.",
     "audio_transform.",
     "text_transform.",
+    "text_model.decoder.",
+    "text_model.shared.",
 ];
 
 /// True where a key (under Hugging Face's name) may be in a file without being in the model.
@@ -32,9 +34,11 @@ pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
     let mut out = BTreeMap::new();
     let cpu = Device::Cpu;
     let positions = config.text_config.max_position_embeddings;
-    let text = "text_model.embeddings";
-    out.insert(format!("{text}.position_ids"), Tensor::arange(0i64, positions as i64, &cpu)?.unsqueeze(0)?);
-    out.insert(format!("{text}.token_type_ids"), Tensor::zeros((1, positions), DType::I64, &cpu)?);
+    if matches!(config.text_config.model_type, TextModelType::Roberta | TextModelType::Bert) {
+        let text = "text_model.embeddings";
+        out.insert(format!("{text}.position_ids"), Tensor::arange(0i64, positions as i64, &cpu)?.unsqueeze(0)?);
+        out.insert(format!("{text}.token_type_ids"), Tensor::zeros((1, positions), DType::I64, &cpu)?);
+    }
 
     let audio = &config.audio_config;
     let encoder = "audio_model.audio_encoder";
@@ -69,7 +73,6 @@ pub(super) fn config_json(config: &ClapConfig) -> serde_json::Result<Value> {
     let mut json = serde_json::to_value(config)?;
     json["architectures"] = json!(["ClapModel"]);
     json["model_type"] = json!(MODEL_TYPE);
-    json["text_config"]["model_type"] = json!("clap_text_model");
     json["audio_config"]["model_type"] = json!("clap_audio_model");
     json["audio_config"]["num_hidden_layers"] = json!(config.audio_config.depths.len());
     for part in ["text_config", "audio_config"] {
@@ -95,22 +98,39 @@ pub(super) fn preprocessor_json(features: &clap_audio::FeatureConfig) -> serde_j
     Ok(json)
 }
 
-/// `tokenizer_config.json` of a RoBERTa tokenizer; the tokens themselves are in `tokenizer.json`.
+/// `tokenizer_config.json`; the tokens themselves are in `tokenizer.json`.
 pub(super) fn tokenizer_json(config: &ClapConfig) -> Value {
-    let mut json = special_tokens_json();
-    json["tokenizer_class"] = json!("RobertaTokenizer");
+    let model_type = config.text_config.model_type;
+    let mut json = special_tokens_json(model_type);
+    json["tokenizer_class"] = json!(match model_type {
+        TextModelType::Roberta => "RobertaTokenizer",
+        TextModelType::Bert => "BertTokenizer",
+        TextModelType::Clip => "CLIPTokenizer",
+        TextModelType::Bart => "BartTokenizer",
+    });
     json["processor_class"] = json!("ClapProcessor");
     json["model_max_length"] = json!(config.text_config.max_tokens());
-    json["add_prefix_space"] = json!(false);
-    json["trim_offsets"] = json!(true);
-    json["errors"] = json!("replace");
+    if matches!(model_type, TextModelType::Roberta | TextModelType::Bart) {
+        json["add_prefix_space"] = json!(false);
+        json["trim_offsets"] = json!(true);
+        json["errors"] = json!("replace");
+    }
     json
 }
 
-/// `special_tokens_map.json` of a RoBERTa tokenizer.
-pub(super) fn special_tokens_json() -> Value {
-    json!({
-        "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
-        "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
-    })
+/// `special_tokens_map.json`.
+pub(super) fn special_tokens_json(model_type: TextModelType) -> Value {
+    match model_type {
+        TextModelType::Roberta | TextModelType::Bart => json!({
+            "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
+            "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
+        }),
+        TextModelType::Bert => json!({
+            "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]",
+        }),
+        TextModelType::Clip => json!({
+            "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+        }),
+    }
 }

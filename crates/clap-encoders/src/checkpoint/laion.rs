@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 
+use super::clip_text;
+
 /// Prefix of data-parallel training.
 const MODULE: &str = "module.";
 
@@ -58,6 +60,9 @@ pub fn is_laion<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
 #[must_use]
 pub fn hf_keys(key: &str) -> HfKeys {
     let key = key.strip_prefix(MODULE).unwrap_or(key);
+    if let Some(keys) = clip_text::hf_keys(key) {
+        return keys;
+    }
     let Some((root, rest)) = ROOTS.iter().find_map(|&(from, to)| Some((to, key.strip_prefix(from)?))) else {
         return HfKeys::One(key.to_owned());
     };
@@ -77,9 +82,8 @@ pub fn hf_keys(key: &str) -> HfKeys {
     HfKeys::One(format!("{root}{block}{part}"))
 }
 
-/// LAION's name of a Hugging Face key, and which third of that tensor it is if it is one.
-#[must_use]
-pub fn laion_key(key: &str) -> (String, Option<usize>) {
+/// LAION's name of a Hugging Face key, and which third of that tensor it is if it is one. CLIP's text tower has names of its own.
+fn laion_key(key: &str) -> (String, Option<usize>) {
     let Some((root, rest)) = ROOTS.iter().find_map(|&(to, from)| Some((to, key.strip_prefix(from)?))) else {
         return (key.to_owned(), None);
     };
@@ -128,8 +132,10 @@ pub fn to_hf(tensors: &HashMap<String, Tensor>) -> Result<HashMap<String, Tensor
 pub fn to_laion(tensors: &HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
     let mut out = HashMap::with_capacity(tensors.len());
     let mut thirds: HashMap<String, [Option<Tensor>; 3]> = HashMap::new();
+    let is_clip = clip_text::is_clip(tensors.keys().map(String::as_str));
     for (key, tensor) in tensors {
-        match laion_key(key) {
+        let of_clip = if is_clip { clip_text::laion_key(key) } else { None };
+        match of_clip.unwrap_or_else(|| laion_key(key)) {
             (key, None) => {
                 out.insert(key, tensor.clone());
             }

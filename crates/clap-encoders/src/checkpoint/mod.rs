@@ -9,6 +9,7 @@
 //! A pickle is data here: it is parsed, nothing in it is ever executed.
 
 mod audit;
+mod clip_text;
 mod detect;
 mod hf;
 pub mod laion;

@@ -70,7 +70,7 @@ pub fn save_folder_with(
 
     tokenizer.save(&at("tokenizer.json"))?;
     write_json(&at("tokenizer_config.json"), &hf::tokenizer_json(config))?;
-    write_json(&at("special_tokens_map.json"), &hf::special_tokens_json())?;
+    write_json(&at("special_tokens_map.json"), &hf::special_tokens_json(config.text_config.model_type))?;
     more(&draft.path)?;
     draft.publish(folder)
 }

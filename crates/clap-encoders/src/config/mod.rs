@@ -11,7 +11,7 @@ use clap_nn::Activation;
 use serde::{Deserialize, Serialize};
 
 pub use audio::{AudioConfig, FusionType};
-pub use text::TextConfig;
+pub use text::{TextConfig, TextModelType};
 
 use crate::error::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! `text_config`: the RoBERTa tower.
+//! `text_config`: the text tower.
 
 use clap_nn::Activation;
 use serde::{Deserialize, Serialize};
@@ -6,10 +6,31 @@ use serde::{Deserialize, Serialize};
 use super::{DEEPEST, LONGEST, WIDEST, epsilon, heads, rate, size, spread};
 use crate::error::{Error, Result};
 
+/// Which text tower it is (LAION's `tmodel`). `transformers` knows RoBERTa alone; the others are this crate's extension of the
+/// format: `model_type` is Hugging Face's name of the tower, and the other fields keep RoBERTa's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TextModelType {
+    /// RoBERTa (`roberta`), of all published checkpoints.
+    #[default]
+    #[serde(rename = "clap_text_model", alias = "roberta")]
+    Roberta,
+    /// BERT (`bert`).
+    #[serde(rename = "bert")]
+    Bert,
+    /// CLIP's causal transformer (`transformer`).
+    #[serde(rename = "clip_text_model")]
+    Clip,
+    /// The encoder of BART (`bart`).
+    #[serde(rename = "bart")]
+    Bart,
+}
+
 /// Sizes of the text tower (`ClapTextConfig`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TextConfig {
+    /// Which tower.
+    pub model_type: TextModelType,
     /// Rows of the token embedding; the tokenizer's ids lie below it.
     pub vocab_size: usize,
     /// Width of the tower.
@@ -26,18 +47,20 @@ pub struct TextConfig {
     pub hidden_dropout_prob: f64,
     /// Dropout of the attention weights, in training.
     pub attention_probs_dropout_prob: f64,
-    /// Rows of the position embedding. The first real token sits at `pad_token_id + 1`, so a text may have
+    /// Positions of the longest text. RoBERTa's first real token sits at `pad_token_id + 1`, so that its texts may have
     /// `max_position_embeddings - pad_token_id - 1` tokens.
     pub max_position_embeddings: usize,
+    /// Tokens that BART's texts are padded to, its mean being over all positions (an extension; LAION's 77).
+    pub context_length: usize,
     /// Rows of the segment embedding; only row 0 is used.
     pub type_vocab_size: usize,
     /// Epsilon of every layer norm: 1e-12 in Hugging Face's CLAP configs, 1e-5 in real RoBERTa and LAION's files.
     pub layer_norm_eps: f64,
-    /// Id of the padding token, which also sets where positions start.
+    /// Id of the padding token, which also sets where RoBERTa's positions start.
     pub pad_token_id: u32,
-    /// Id of `<s>`.
+    /// Id of the first token of a text: `<s>`, `[CLS]` or `<|startoftext|>`.
     pub bos_token_id: u32,
-    /// Id of `</s>`.
+    /// Id of the last token of a text: `</s>`, `[SEP]` or `<|endoftext|>`.
     pub eos_token_id: u32,
     /// Standard deviation of the normal distribution that linear layers and embeddings begin with. The default is that of wide towers;
     /// towers a tenth as wide learn faster from 0.06 or more.
@@ -47,6 +70,7 @@ pub struct TextConfig {
 impl Default for TextConfig {
     fn default() -> Self {
         Self {
+            model_type: TextModelType::Roberta,
             vocab_size: 50_265,
             hidden_size: 768,
             num_hidden_layers: 12,
@@ -56,6 +80,7 @@ impl Default for TextConfig {
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
             max_position_embeddings: 514,
+            context_length: 77,
             type_vocab_size: 1,
             layer_norm_eps: 1e-12,
             pad_token_id: 1,
@@ -70,7 +95,10 @@ impl TextConfig {
     /// The longest text in tokens, special tokens included, that the position table can number.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
-        self.max_position_embeddings.saturating_sub(self.pad_token_id as usize + 1)
+        match self.model_type {
+            TextModelType::Roberta => self.max_position_embeddings.saturating_sub(self.pad_token_id as usize + 1),
+            TextModelType::Bert | TextModelType::Clip | TextModelType::Bart => self.max_position_embeddings,
+        }
     }
 
     pub(super) fn validate(&self) -> Result<()> {
@@ -81,6 +109,7 @@ impl TextConfig {
             ("text_config.intermediate_size", self.intermediate_size, WIDEST),
             ("text_config.max_position_embeddings", self.max_position_embeddings, LONGEST),
             ("text_config.type_vocab_size", self.type_vocab_size, LONGEST),
+            ("text_config.context_length", self.context_length, LONGEST),
         ] {
             size(key, value, limit)?;
         }
@@ -100,10 +129,18 @@ impl TextConfig {
             return Err(Error::config(
                 "text_config.max_position_embeddings",
                 format!(
-                    "{} leaves no room for <s>, a token and </s>; positions start at pad_token_id + 1 = {}",
+                    "{} gives texts of {} tokens, no room for a word between the first and the last one; RoBERTa's positions \
+                     start at pad_token_id + 1 = {}",
                     self.max_position_embeddings,
+                    self.max_tokens(),
                     self.pad_token_id + 1
                 ),
+            ));
+        }
+        if self.model_type == TextModelType::Bart && self.context_length > self.max_tokens() {
+            return Err(Error::config(
+                "text_config.context_length",
+                format!("{} is beyond max_position_embeddings {}", self.context_length, self.max_position_embeddings),
             ));
         }
         Ok(())

@@ -1,25 +1,27 @@
-//! RoBERTa: the text tower.
+//! BERT and RoBERTa: encoders that read a text in both directions and pool its first token.
 //!
-//! Liu et al., "RoBERTa" (arXiv 1907.11692); source: transformers 4.57.6 `ClapTextModel`, which equals `RobertaModel` with
-//! its pooler (what `laion-clap` 1.1.7 uses) in weight names and mathematics.
+//! Devlin et al., "BERT" (arXiv 1810.04805); Liu et al., "RoBERTa" (arXiv 1907.11692). Source: transformers 4.57.6
+//! `ClapTextModel`, which equals `RobertaModel` with its pooler (what `laion-clap` 1.1.7 uses) in weight names and mathematics,
+//! and `BertModel`, which differs from it in how it numbers positions.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, Embedding, LayerNorm, Linear, Mode, attention, dropout};
+use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout};
 
-use crate::config::TextConfig;
+use super::{check_length, token_rows};
+use crate::config::{TextConfig, TextModelType};
 use crate::taps::Taps;
 
-/// The text tower.
+/// BERT or RoBERTa.
 #[derive(Debug)]
-pub struct Roberta {
+pub struct Bert {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     pooler: Linear,
 }
 
-impl Roberta {
+impl Bert {
     /// `vb` stands at `text_model`; `config` is a validated one.
     ///
     /// # Errors
@@ -37,7 +39,7 @@ impl Roberta {
     }
 
     /// Token ids `(B, T)` and their mask `(B, T)` (1 for a token, 0 for padding) → pooled embedding `(B, hidden_size)`:
-    /// `tanh(dense(hidden state of <s>))`.
+    /// `tanh(dense(hidden state of the first token))`, `<s>` or `[CLS]`.
     ///
     /// # Errors
     /// Where an id lies outside the vocabulary or a text is longer than the position table.
@@ -45,14 +47,11 @@ impl Roberta {
         self.forward_with(ids, mask, mode, &mut Taps::none())
     }
 
-    /// [`Roberta::forward_t`], showing each intermediate to `taps`.
+    /// [`Bert::forward_t`], showing each intermediate to `taps`.
     ///
     /// # Errors
-    /// As [`Roberta::forward_t`].
+    /// As [`Bert::forward_t`].
     pub fn forward_with(&self, ids: &Tensor, mask: &Tensor, mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
-        if ids.dims2()? != mask.dims2()? {
-            bail!("input_ids {:?} and attention_mask {:?} differ in shape", ids.shape(), mask.shape())
-        }
         let mut xs = self.embeddings.forward_t(ids, mode)?; // (B, T, C)
         taps.see(format_args!("embeddings"), &xs);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -75,8 +74,9 @@ struct Embeddings {
     norm: LayerNorm,
     dropout: f32,
     pad: u32,
+    /// Whether positions are counted from `pad + 1`, as RoBERTa's are.
+    counts_from_pad: bool,
     positions: usize,
-    vocabulary: usize,
 }
 
 impl Embeddings {
@@ -89,8 +89,8 @@ impl Embeddings {
             norm: LayerNorm::new(c, config.layer_norm_eps, vb.pp("LayerNorm"))?,
             dropout: config.hidden_dropout_prob as f32,
             pad: config.pad_token_id,
-            positions: config.max_position_embeddings,
-            vocabulary: config.vocab_size,
+            counts_from_pad: config.model_type == TextModelType::Roberta,
+            positions: config.max_tokens(),
         })
     }
 
@@ -104,34 +104,25 @@ impl Embeddings {
         dropout(&self.norm.forward(&xs)?, self.dropout, mode)
     }
 
-    /// Real tokens are numbered from `pad + 1`; padding sits at `pad`:
+    /// BERT numbers tokens from 0. RoBERTa numbers real ones from `pad + 1` and leaves padding at `pad`:
     /// `cumsum(ids != pad) · (ids != pad) + pad`.
     fn position_ids(&self, ids: &Tensor) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
-        let rows = ids.to_dtype(candle_core::DType::U32)?.to_vec2::<u32>()?;
         let mut positions = Vec::with_capacity(b * t);
-        for row in rows {
-            let mut next = self.pad;
-            for id in row {
-                if id as usize >= self.vocabulary {
-                    bail!(
-                        "token id {id} lies outside the vocabulary of {}; is the tokenizer the model's?",
-                        self.vocabulary
-                    )
-                }
-                if id == self.pad {
-                    positions.push(self.pad);
-                } else {
+        for row in token_rows(ids, self.word.rows()?)? {
+            let tokens = if self.counts_from_pad { row.iter().filter(|&&id| id != self.pad).count() } else { t };
+            check_length(tokens, self.positions)?;
+            if self.counts_from_pad {
+                let mut next = self.pad;
+                positions.extend(row.into_iter().map(|id| {
+                    if id == self.pad {
+                        return self.pad;
+                    }
                     next += 1;
-                    positions.push(next);
-                }
-            }
-            if next as usize >= self.positions {
-                bail!(
-                    "a text has {} tokens, the model numbers {} at most; truncate it",
-                    next - self.pad,
-                    self.positions.saturating_sub(self.pad as usize + 1)
-                )
+                    next
+                }));
+            } else {
+                positions.extend(0..t as u32);
             }
         }
         Tensor::from_vec(positions, (b, t), ids.device())
@@ -179,7 +170,7 @@ impl Layer {
     /// `(B, T, C)` → `(B, T, C)`.
     fn forward_t(&self, xs: &Tensor, mask: &Tensor, mode: &mut Mode) -> Result<Tensor> {
         let (q, k, v) = (self.query.forward(xs)?, self.key.forward(xs)?, self.value.forward(xs)?);
-        let ys = attention(&q, &k, &v, Some(mask), self.heads, self.attention_dropout, mode)?;
+        let ys = attention(&q, &k, &v, AttentionMask::Keys(mask), self.heads, self.attention_dropout, mode)?;
         let ys = dropout(&self.attention_output.forward(&ys)?, self.dropout, mode)?;
         let xs = self.attention_norm.forward(&(xs + ys)?)?;
         let ys = self.act.forward(&self.intermediate.forward(&xs)?)?; // (B, T, inner)
@@ -193,8 +184,9 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device};
 
-    fn tower() -> Roberta {
+    fn tower(model_type: TextModelType) -> Bert {
         let config = TextConfig {
+            model_type,
             vocab_size: 20,
             hidden_size: 12,
             num_hidden_layers: 2,
@@ -204,37 +196,42 @@ mod tests {
             ..TextConfig::default()
         };
         let (_, vb) = clap_nn::init::seeded_vars(3, &Device::Cpu, DType::F32);
-        Roberta::new(&config, vb).unwrap()
+        Bert::new(&config, vb).unwrap()
     }
 
-    fn forward(ids: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    fn forward(model_type: TextModelType, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let ids = Tensor::new(ids.iter().map(|r| r.to_vec()).collect::<Vec<_>>(), &Device::Cpu)?;
         let mask = ids.ne(1u32)?.to_dtype(DType::U32)?;
-        tower().forward_t(&ids, &mask, &mut Mode::eval())?.to_vec2()
+        tower(model_type).forward_t(&ids, &mask, &mut Mode::eval())?.to_vec2()
     }
 
     #[test]
-    fn positions_skip_padding() {
+    fn only_roberta_leaves_padding_out_of_its_positions() {
         let ids = Tensor::new(&[[0u32, 5, 2, 1, 1], [0, 5, 1, 6, 2]], &Device::Cpu).unwrap();
-        let positions = tower().embeddings.position_ids(&ids).unwrap().to_vec2::<u32>().unwrap();
-        assert_eq!(positions, [[2, 3, 4, 1, 1], [2, 3, 1, 4, 5]]);
+        let positions = |model_type| tower(model_type).embeddings.position_ids(&ids).unwrap().to_vec2::<u32>().unwrap();
+        assert_eq!(positions(TextModelType::Roberta), [[2, 3, 4, 1, 1], [2, 3, 1, 4, 5]]);
+        assert_eq!(positions(TextModelType::Bert), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
     }
 
     #[test]
     fn padding_does_not_change_an_embedding() {
-        let (short, padded) =
-            (forward(&[&[0, 7, 8, 2]]).unwrap(), forward(&[&[0, 7, 8, 2, 1, 1], &[0, 3, 4, 5, 6, 2]]).unwrap());
-        for (a, b) in short[0].iter().zip(&padded[0]) {
-            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        for model_type in [TextModelType::Roberta, TextModelType::Bert] {
+            let short = forward(model_type, &[&[0, 7, 8, 2]]).unwrap();
+            let padded = forward(model_type, &[&[0, 7, 8, 2, 1, 1], &[0, 3, 4, 5, 6, 2]]).unwrap();
+            for (a, b) in short[0].iter().zip(&padded[0]) {
+                assert!((a - b).abs() < 1e-6, "{a} {b}");
+            }
         }
     }
 
     #[test]
     fn ids_and_lengths_outside_the_tables_are_errors() {
-        let message = |ids: &[u32]| forward(&[ids]).unwrap_err().to_string();
+        let message = |ids: &[u32]| forward(TextModelType::Roberta, &[ids]).unwrap_err().to_string();
         assert!(message(&[0, 20, 2]).contains("token id 20"), "{}", message(&[0, 20, 2]));
-        assert!(forward(&[&[0, 3, 3, 3, 3, 3, 2]]).is_ok());
+        assert!(forward(TextModelType::Roberta, &[&[0, 3, 3, 3, 3, 3, 2]]).is_ok());
         let long = message(&[0, 3, 3, 3, 3, 3, 3, 2]);
         assert!(long.contains("8 tokens") && long.contains("7 at most"), "{long}");
+        assert!(forward(TextModelType::Bert, &[&[0, 3, 3, 3, 3, 3, 3, 3, 2]]).is_ok());
+        assert!(forward(TextModelType::Bert, &[&[0, 3, 3, 3, 3, 3, 3, 3, 3, 2]]).is_err());
     }
 }
