@@ -9,5 +9,6 @@ mod recipe;
 mod resample;
 mod retrieval;
 mod text;
+mod tokenizer;
 mod training;
 mod zero_shot;

@@ -31,6 +31,7 @@ pub(crate) fn small_config(config: &Value) -> ClapConfig {
         match cfg["model_type"].as_str() {
             Some("bert") => {
                 text["model_type"] = json!("bert");
+                text["layer_norm_eps"] = json!(1e-12);
                 text["type_vocab_size"] = json!(2);
                 text["pad_token_id"] = json!(0);
             }

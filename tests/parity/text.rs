@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap_encoders::checkpoint::Checkpoint;
 use clap_encoders::{ClapConfig, ClapModel, Taps, TextModelType};
 use clap_nn::Mode;
@@ -13,8 +13,8 @@ use clap_tests::{Fixture, check_cosine, check_probe};
 use super::model::{COSINE, POINT, companion_audio, laion_weights, model, small_config};
 
 /// Ids and mask of a fixture. CLIP's has no mask, for what follows a text's end does not matter to it.
-fn tokens(fixture: &Fixture) -> (Tensor, Tensor) {
-    let input = |key: &str| fixture.tensor(&format!("in/{key}"), &Device::Cpu);
+pub(super) fn tokens(fixture: &Fixture) -> (Tensor, Tensor) {
+    let input = |key: &str| fixture.tensor(&format!("in/{key}"), &Device::Cpu).to_dtype(DType::U32).unwrap();
     if fixture.keys().any(|key| key == "in/input_ids") {
         return (input("input_ids"), input("attention_mask"));
     }

@@ -1,5 +1,5 @@
-//! Training of a whole small CLAP against `laion_clap` 1.1.7 and PyTorch's Adam (fixture `train_small_roberta_adam` of
-//! `make_fixtures.py`): loss, embeddings and every gradient in evaluation mode, then three steps in training mode with
+//! Training of a whole small CLAP against `laion_clap` 1.1.7 and PyTorch's Adam (fixtures `train_small_*_adam` of
+//! `make_fixtures.py`, a text tower each): loss, embeddings and every gradient in evaluation mode, then three steps in training mode with
 //! everything random off, and the parameters after the first and the third.
 
 use std::collections::HashMap;
@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{LogMel, MelConfig, MelScale, Scratch};
+use clap_encoders::ClapModel;
 use clap_encoders::checkpoint::laion;
-use clap_encoders::{AudioConfig, ClapConfig, ClapModel, TextConfig};
 use clap_nn::init::seeded_vars;
 use clap_nn::{Mode, Vars};
 use clap_tests::{
@@ -18,6 +18,9 @@ use clap_train::loss::contrastive;
 use clap_train::{AdamConfig, Algorithm, Optimizer, Schedule};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+
+use super::model::small_config;
+use super::text::tokens;
 
 /// The first clip's number in the waveform recipe, the next clips follow: the manifest says "…, seeds 30..33)".
 fn first_clip(fixture: &Fixture) -> u64 {
@@ -47,14 +50,13 @@ impl Case {
     fn load(name: &str) -> Self {
         let fixture = Fixture::load(name);
         let (vars, vb) = seeded_vars(0, &Device::Cpu, DType::F32);
-        let model = ClapModel::new(&config(&fixture), vb).unwrap();
+        let model = ClapModel::new(&small_config(&fixture.config()["model"]), vb).unwrap();
         let built = laion::to_laion(&vars.to_tensors()).unwrap();
         let shapes = built.iter().map(|(name, tensor)| (name.as_str(), tensor.dims().to_vec()));
         let weights = recipe_weights(shapes, fixture.seed()).into_iter().collect();
         vars.load(&laion::to_hf(&weights).unwrap()).unwrap();
 
-        let ids = fixture.tensor("in/input_ids", &Device::Cpu).to_dtype(DType::U32).unwrap();
-        let mask = fixture.tensor("in/attention_mask", &Device::Cpu).to_dtype(DType::U32).unwrap();
+        let (ids, mask) = tokens(&fixture);
         let features = log_mels(&fixture, ids.dim(0).unwrap());
         Self { fixture, vars, model, features, ids, mask }
     }
@@ -156,43 +158,6 @@ impl Case {
     }
 }
 
-/// The configuration of the manifest as Hugging Face writes it.
-fn config(fixture: &Fixture) -> ClapConfig {
-    let model = &fixture.config()["model"];
-    let size = |pointer: &str| fixture.number(&format!("/model{pointer}")) as usize;
-    let list = |key: &str| -> Vec<usize> {
-        model[key].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
-    };
-    let depths = list("depths");
-    let audio_config = AudioConfig {
-        window_size: size("/window"),
-        num_mel_bins: size("/audio_cfg/mel_bins"),
-        spec_size: size("/spec"),
-        patch_size: size("/patch"),
-        patch_stride: [size("/patch_stride"); 2],
-        hidden_size: size("/embed_dim") << (depths.len() - 1),
-        depths,
-        num_attention_heads: list("heads"),
-        patch_embeds_hidden_size: size("/embed_dim"),
-        mlp_ratio: fixture.number("/model/mlp_ratio"),
-        drop_path_rate: 0.0,
-        ..AudioConfig::default()
-    };
-    let text_config = TextConfig {
-        vocab_size: size("/text_cfg/vocab_size"),
-        hidden_size: size("/text_cfg/width"),
-        num_hidden_layers: size("/text_cfg/layers"),
-        num_attention_heads: size("/text_cfg/heads"),
-        intermediate_size: size("/intermediate"),
-        max_position_embeddings: size("/max_pos"),
-        layer_norm_eps: 1e-5,
-        hidden_dropout_prob: 0.0,
-        attention_probs_dropout_prob: 0.0,
-        ..TextConfig::default()
-    };
-    ClapConfig { audio_config, text_config, projection_dim: size("/joint"), ..ClapConfig::default() }
-}
-
 /// Log-mels of the recipe's waveforms, `(clips, 1, frames, bins)`, from our own front end.
 fn log_mels(fixture: &Fixture, clips: usize) -> Tensor {
     let number = |key: &str| fixture.number(&format!("/model/audio_cfg/{key}"));
@@ -226,9 +191,8 @@ fn probe(values: &[f64], points: usize) -> Vec<f64> {
     probe_indices(points, values.len()).into_iter().map(|i| values[i]).collect()
 }
 
-#[test]
-fn loss_embeddings_and_gradients_in_evaluation() {
-    let case = Case::load("train_small_roberta_adam");
+fn loss_embeddings_and_gradients(name: &str) {
+    let case = Case::load(name);
     let pass = case.forward(&mut Mode::eval());
     check_values(&case.fixture, "out/eval/loss", &flat(&pass.loss), 1e-5);
     for (key, tensor) in [("eval/audio", &pass.audio), ("eval/text", &pass.text)] {
@@ -238,9 +202,8 @@ fn loss_embeddings_and_gradients_in_evaluation() {
     case.check_gradients("eval", &pass.loss.backward().unwrap());
 }
 
-#[test]
-fn three_steps_of_adam() {
-    let case = Case::load("train_small_roberta_adam");
+fn three_steps(name: &str) {
+    let case = Case::load(name);
     let fixture = &case.fixture;
     let betas = &fixture.config()["betas"];
     let adam = AdamConfig {
@@ -283,4 +246,26 @@ fn three_steps_of_adam() {
     }
     let pass = case.forward(&mut Mode::eval());
     check_values(fixture, "out/final_eval/loss", &flat(&pass.loss), 1e-4);
+}
+
+macro_rules! cases {
+    ($($tower:ident: $name:expr;)*) => {$(
+        mod $tower {
+            #[test]
+            fn loss_embeddings_and_gradients_in_evaluation() {
+                super::loss_embeddings_and_gradients($name);
+            }
+
+            #[test]
+            fn three_steps_of_adam() {
+                super::three_steps($name);
+            }
+        }
+    )*};
+}
+
+cases! {
+    roberta: "train_small_roberta_adam";
+    bert: "train_small_bert_adam";
+    clip: "train_small_clip_adam";
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use clap_audio::{FeatureConfig, Preset};
 
 use crate::checkpoint::{Checkpoint, Format};
-use crate::config::ClapConfig;
+use crate::config::{ClapConfig, TextModelType};
 use crate::error::{Error, Result};
 use crate::model::ClapModel;
 use crate::tokenizer::ClapTokenizer;
@@ -50,7 +50,8 @@ fn fetch(id: &str, _: Option<&str>) -> Result<PathBuf> {
 }
 
 /// Opens a model folder: `config.json`, `preprocessor_config.json`, the weights (`model.safetensors`, its shards,
-/// `pytorch_model.bin`, or a single LAION `.pt`) and the tokenizer (`tokenizer.json`, or `vocab.json` with `merges.txt`).
+/// `pytorch_model.bin`, or a single LAION `.pt`) and the tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or
+/// `vocab.txt`).
 ///
 /// # Errors
 /// Where a file is missing or broken, or the files do not belong together.
@@ -138,21 +139,22 @@ pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &C
             format!("{} rows, but the tokenizer has {} tokens", text.vocab_size, tokenizer.vocab_size()),
         ));
     }
-    if tokenizer.pad_id() != text.pad_token_id {
+    // What follows a text's last token is nothing to CLIP's causal transformer.
+    if tokenizer.pad_id() != text.pad_token_id && text.model_type != TextModelType::Clip {
         return Err(Error::config(
             "text_config.pad_token_id",
             format!("{}, but the tokenizer pads with {}", text.pad_token_id, tokenizer.pad_id()),
         ));
     }
-    // The text tower's embedding is that of `<s>`: without it the first word would stand for the caption.
+    // Towers pool a text's first token or look for its last one: without them a word would stand for the caption.
     let frame = tokenizer.encode_ids(&[""], 3)?.concat();
     let expected = [text.bos_token_id, text.eos_token_id];
     if frame != expected {
         return Err(Error::config(
             "text_config.bos_token_id",
             format!(
-                "with `eos_token_id` it frames a caption as {expected:?}, but the tokenizer makes {frame:?} of an empty one; it \
-                 needs RoBERTa's post-processor and the ids of its <s> and </s>"
+                "with `eos_token_id` it frames a caption as {expected:?}, but the tokenizer makes {frame:?} of an empty one; is it \
+                 the model's, with its post-processor (`<s> … </s>`, `[CLS] … [SEP]`, `<|startoftext|> … <|endoftext|>`)?"
             ),
         ));
     }

@@ -1,20 +1,19 @@
-//! Captions → token ids: byte-level BPE with RoBERTa's special tokens, `<s> … </s>`.
+//! Captions → token ids, between a first and a last token: RoBERTa's and BART's byte-level BPE `<s> … </s>`, BERT's word pieces
+//! `[CLS] … [SEP]`, CLIP's BPE `<|startoftext|> … <|endoftext|>`.
 //!
-//! Source: transformers 4.57.6 `RobertaTokenizerFast` (no prefix space); laion-clap 1.1.7 truncates at 77 tokens and keeps
-//! `</s>`.
+//! Source: transformers 4.57.6 (no prefix space); laion-clap 1.1.7 `tokenizer.py` for CLIP. Texts are cut at 77 tokens and keep
+//! their last token: [`ClapTokenizer::with_legacy_cut`] says what LAION's CLIP tokenizer does instead.
+
+mod slow;
 
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, Tokenizer, TokenizerImpl};
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerImpl};
 
 use crate::error::{Error, Result};
-
-/// RoBERTa's special tokens, in the order in which a trained vocabulary numbers them from 0.
-const SPECIAL: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 
 /// The bytes that byte-level BPE spells everything with.
 const BYTES: usize = 256;
@@ -24,6 +23,9 @@ const BYTES: usize = 256;
 pub struct ClapTokenizer {
     inner: Tokenizer,
     pad: u32,
+    /// LAION reads texts for CLIP's vocabulary as HTML.
+    unescapes: bool,
+    keeps_last: bool,
 }
 
 impl ClapTokenizer {
@@ -40,29 +42,32 @@ impl ClapTokenizer {
         Self::new(inner, &path.display().to_string())
     }
 
-    /// Reads `tokenizer.json`, else `vocab.json` with `merges.txt`, from a model folder.
+    /// Reads `tokenizer.json`, else the files of a slow tokenizer: `vocab.json` with `merges.txt` (RoBERTa, BART, CLIP) or
+    /// `vocab.txt` (BERT, uncased).
     ///
     /// # Errors
-    /// Where neither is there or what is there cannot be read.
+    /// Where none is there or what is there cannot be read.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let (file, vocab, merges) =
-            (folder.join("tokenizer.json"), folder.join("vocab.json"), folder.join("merges.txt"));
-        if file.is_file() {
+        let at = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+        if let Some(file) = at("tokenizer.json") {
             Self::from_file(&file)
-        } else if vocab.is_file() && merges.is_file() {
+        } else if let (Some(vocab), Some(merges)) = (at("vocab.json"), at("merges.txt")) {
             Self::from_vocab(&vocab, &merges)
+        } else if let Some(vocab) = at("vocab.txt") {
+            let origin = vocab.display().to_string();
+            Self::new(slow::from_word_pieces(&vocab).map_err(Error::tokenizer(&origin))?, &origin)
         } else {
             Err(Error::MissingFile {
                 folder: folder.to_owned(),
-                file: "tokenizer.json (or vocab.json with merges.txt)",
+                file: "tokenizer.json (or vocab.json with merges.txt, or vocab.txt)",
             })
         }
     }
 
-    /// Reads the two files of a slow RoBERTa tokenizer.
+    /// Reads the two files of a slow tokenizer of RoBERTa, BART or CLIP.
     ///
     /// # Errors
-    /// Where they cannot be read or lack RoBERTa's special tokens.
+    /// Where they cannot be read or lack the special tokens.
     pub fn from_vocab(vocab: &Path, merges: &Path) -> Result<Self> {
         let origin = vocab.display().to_string();
         let utf8 = |path: &Path| {
@@ -74,8 +79,8 @@ impl ClapTokenizer {
         for path in [vocab, merges] {
             std::fs::File::open(path).map_err(Error::io(path))?;
         }
-        let bpe = BPE::from_file(&utf8(vocab)?, &utf8(merges)?).build().map_err(Error::tokenizer(&origin))?;
-        Self::new(roberta(bpe).map_err(Error::tokenizer(&origin))?, &origin)
+        let inner = slow::from_merges(&utf8(vocab)?, &utf8(merges)?).map_err(Error::tokenizer(&origin))?;
+        Self::new(inner, &origin)
     }
 
     /// Learns a byte-level BPE from captions; the vocabulary has at most `vocab_size` tokens, special tokens and the 256 bytes
@@ -85,12 +90,12 @@ impl ClapTokenizer {
     /// Where `vocab_size` does not even hold the special tokens and the bytes.
     pub fn train_bpe<S: AsRef<str> + Sync>(captions: &[S], vocab_size: usize) -> Result<Self> {
         let origin = format!("of {} captions", captions.len());
-        if vocab_size < SPECIAL.len() + BYTES {
+        if vocab_size < slow::ROBERTA.len() + BYTES {
             return Err(Error::Tokenizer {
                 origin,
                 reason: format!(
                     "a vocabulary of {vocab_size} is too small: {} special tokens and {BYTES} bytes come first",
-                    SPECIAL.len()
+                    slow::ROBERTA.len()
                 ),
             });
         }
@@ -99,14 +104,14 @@ impl ClapTokenizer {
                 .vocab_size(vocab_size)
                 .min_frequency(2)
                 .show_progress(false)
-                .special_tokens(SPECIAL.iter().map(|&t| special(t)).collect())
+                .special_tokens(slow::ROBERTA.iter().map(|&t| special(t)).collect())
                 .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
                 .build();
             let mut bpe: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel> =
                 TokenizerImpl::new(BPE::default());
             bpe.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
             bpe.train(&mut trainer, captions.iter().map(AsRef::as_ref).collect::<Vec<&str>>().into_iter())?;
-            roberta(bpe.get_model().clone())
+            slow::roberta(bpe.get_model().clone())
         };
         Self::new(train().map_err(Error::tokenizer(&origin))?, &origin)
     }
@@ -115,16 +120,27 @@ impl ClapTokenizer {
     fn new(mut inner: Tokenizer, origin: &str) -> Result<Self> {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::tokenizer(origin))?;
-        let pad = inner.token_to_id("<pad>").ok_or_else(|| Error::Tokenizer {
+        let id = |tokens: &[&str]| tokens.iter().find_map(|token| inner.token_to_id(token));
+        let is_clip = id(&[slow::CLIP[0], "<start_of_text>"]).is_some();
+        // LAION's CLIP texts are followed by zeros, which stand for a word there.
+        let pad = id(&["<pad>", "[PAD]"]).or(is_clip.then_some(0)).ok_or_else(|| Error::Tokenizer {
             origin: origin.to_owned(),
-            reason: "it has no `<pad>` token; a RoBERTa tokenizer is needed".to_owned(),
+            reason: "it has neither `<pad>` nor `[PAD]`; a tokenizer of RoBERTa, BART, BERT or CLIP is needed"
+                .to_owned(),
         })?;
-        Ok(Self { inner, pad })
+        Ok(Self { inner, pad, unescapes: is_clip, keeps_last: true })
+    }
+
+    /// The same, but a text that is too long loses its last token, as LAION's CLIP tokenizer cuts it. The CLIP tower finds a
+    /// text's end by that token, so all such texts have one embedding: it is there to reproduce old numbers.
+    #[must_use]
+    pub fn with_legacy_cut(self) -> Self {
+        Self { keeps_last: false, ..self }
     }
 
     /// Token ids and attention mask, each `u32` `(B, T)` on the CPU, `T` being the longest caption of the batch.
     ///
-    /// Captions longer than `max_len` tokens are cut and keep their closing token.
+    /// Captions longer than `max_len` tokens are cut and keep their last token.
     ///
     /// # Errors
     /// Where `captions` is empty or `max_len` below 3.
@@ -152,17 +168,25 @@ impl ClapTokenizer {
     /// Where `max_len` is below 3.
     pub fn encode_ids<S: AsRef<str>>(&self, captions: &[S], max_len: usize) -> Result<Vec<Vec<u32>>> {
         if max_len < 3 {
-            return Err(Error::input("max_len", format!("{max_len} tokens leave no room between <s> and </s>")));
+            return Err(Error::input(
+                "max_len",
+                format!("{max_len} tokens leave no room between the first and the last token"),
+            ));
         }
-        let captions: Vec<&str> = captions.iter().map(AsRef::as_ref).collect();
+        let read = |caption: &S| match self.unescapes {
+            true => unescape_twice(caption.as_ref()),
+            false => caption.as_ref().to_owned(),
+        };
+        let captions: Vec<String> = captions.iter().map(read).collect();
         let encodings = self.inner.encode_batch_fast(captions, true).map_err(Error::tokenizer("of this model"))?;
         let cut = |encoding: &tokenizers::Encoding| {
             let mut ids = encoding.get_ids().to_vec();
-            if ids.len() > max_len
-                && let Some(last) = ids.pop()
-            {
-                ids.truncate(max_len - 1);
-                ids.push(last);
+            if ids.len() > max_len {
+                let last = ids[ids.len() - 1];
+                ids.truncate(max_len);
+                if self.keeps_last {
+                    ids[max_len - 1] = last;
+                }
             }
             ids
         };
@@ -202,21 +226,10 @@ fn special(token: &str) -> AddedToken {
     AddedToken::from(token, true).lstrip(token == "<mask>").normalized(false)
 }
 
-/// A byte-level BPE with RoBERTa's pre-tokenizer, special tokens and post-processor.
-fn roberta(bpe: BPE) -> tokenizers::Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::new(ModelWrapper::BPE(bpe));
-    let id = |tokenizer: &Tokenizer, token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| format!("the vocabulary has no `{token}`; a RoBERTa one is needed"))
-    };
-    let (cls, sep) = (id(&tokenizer, "<s>")?, id(&tokenizer, "</s>")?);
-    let post = RobertaProcessing::new(("</s>".to_owned(), sep), ("<s>".to_owned(), cls));
-    tokenizer
-        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
-        .with_decoder(Some(ByteLevel::new(true, true, true)))
-        .with_post_processor(Some(post.trim_offsets(true).add_prefix_space(false)));
-    let known: Vec<_> = SPECIAL.iter().filter(|t| tokenizer.token_to_id(t).is_some()).map(|&t| special(t)).collect();
-    tokenizer.add_special_tokens(known)?;
-    Ok(tokenizer)
+/// `&amp;lt;` → `<`, as LAION's `basic_clean` does; broken encodings, which it repairs (`ftfy`), are left as they are.
+fn unescape_twice(text: &str) -> String {
+    let once = html_escape::decode_html_entities(text);
+    html_escape::decode_html_entities(&once).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -237,7 +250,7 @@ mod tests {
     #[test]
     fn special_tokens_come_first_and_frame_a_caption() {
         let tokenizer = tokenizer();
-        let ids: Vec<_> = SPECIAL.iter().map(|t| tokenizer.token_id(t)).collect();
+        let ids: Vec<_> = slow::ROBERTA.iter().map(|t| tokenizer.token_id(t)).collect();
         assert_eq!(ids, [Some(0), Some(1), Some(2), Some(3), Some(4)]);
         let ids = &tokenizer.encode_ids(&["a dog barks"], 77).unwrap()[0];
         assert_eq!((ids[0], *ids.last().unwrap()), (0, 2));

@@ -7,12 +7,19 @@ use candle_nn::{Init, VarBuilder};
 #[derive(Clone, Debug)]
 pub struct Embedding {
     weight: Tensor,
+    padding: Option<u32>,
 }
 
 impl Embedding {
     /// A table of `n` rows of width `d`, under `weight`, which begins as `init` says.
     pub fn new(n: usize, d: usize, init: Init, vb: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get_with_hints((n, d), "weight", init)? })
+        Ok(Self { weight: vb.get_with_hints((n, d), "weight", init)?, padding: None })
+    }
+
+    /// The same table, whose row `id` is read and not trained: torch's `padding_idx`.
+    #[must_use]
+    pub fn with_padding(self, id: u32) -> Self {
+        Self { padding: Some(id), ..self }
     }
 
     /// The table (n, d).
@@ -30,7 +37,16 @@ impl Embedding {
         let (_, d) = self.weight.dims2()?;
         let mut dims = ids.dims().to_vec();
         dims.push(d);
-        self.weight.index_select(&ids.flatten_all()?.contiguous()?, 0)?.reshape(dims) // (…, d)
+        let ids = ids.flatten_all()?.contiguous()?;
+        let rows = self.weight.index_select(&ids, 0)?; // (ids, d)
+        let rows = match self.padding {
+            Some(padding) if self.weight.track_op() => {
+                let is_padding = ids.eq(padding)?.unsqueeze(1)?.broadcast_as(rows.shape())?;
+                is_padding.where_cond(&rows.detach(), &rows)?
+            }
+            _ => rows,
+        };
+        rows.reshape(dims) // (…, d)
     }
 }
 
@@ -43,7 +59,7 @@ mod tests {
     #[test]
     fn rows_are_looked_up_and_repeated_rows_add_their_gradients() {
         let table = Var::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
-        let embedding = Embedding { weight: table.as_tensor().clone() };
+        let embedding = Embedding { weight: table.as_tensor().clone(), padding: None };
         for dtype in [DType::U32, DType::I64] {
             let ids = Tensor::new(&[[2u32, 0], [2, 2]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
             let ys = embedding.forward(&ids).unwrap();
@@ -55,9 +71,23 @@ mod tests {
     }
 
     #[test]
+    fn the_row_of_padding_is_read_and_not_trained() {
+        let table = Var::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
+        let embedding = Embedding { weight: table.as_tensor().clone(), padding: None }.with_padding(2);
+        for dtype in [DType::U32, DType::I64] {
+            let ids = Tensor::new(&[[2u32, 0], [2, 0]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let ys = embedding.forward(&ids).unwrap();
+            assert_eq!(ys.to_vec3::<f32>().unwrap()[1], [[5.0, 6.0], [1.0, 2.0]]);
+            let grads = ys.sum_all().unwrap().backward().unwrap();
+            let grad = grads.get(&table).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(grad, [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]);
+        }
+    }
+
+    #[test]
     fn an_index_outside_is_an_error() {
         let table = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
         let ids = Tensor::new(&[3u32], &Device::Cpu).unwrap();
-        assert!(Embedding { weight: table }.forward(&ids).is_err());
+        assert!(Embedding { weight: table, padding: None }.forward(&ids).is_err());
     }
 }

@@ -161,6 +161,9 @@ fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Parts> {
     let text = config.model.text.get_or_insert_default();
     text.vocab_size = tokenizer.vocab_size();
     text.pad_token_id = tokenizer.pad_id();
+    if let [first, last] = tokenizer.encode_ids(&[""], 3)?.concat()[..] {
+        (text.bos_token_id, text.eos_token_id) = (first, last);
+    }
     let clap_config = ClapConfig {
         text_config: text.clone(),
         audio_config: audio,

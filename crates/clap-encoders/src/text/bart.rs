@@ -40,7 +40,7 @@ impl BartEncoder {
             (0..config.num_hidden_layers).map(|i| Layer::new(config, vb.pp("layers").pp(i))).collect::<Result<_>>()?;
         let positions = config.max_position_embeddings + BART_POSITION_OFFSET;
         Ok(Self {
-            token: Embedding::new(config.vocab_size, c, init, vb.pp("embed_tokens"))?,
+            token: Embedding::new(config.vocab_size, c, init, vb.pp("embed_tokens"))?.with_padding(config.pad_token_id),
             position: Embedding::new(positions, c, init, vb.pp("embed_positions"))?,
             norm: LayerNorm::new(c, config.layer_norm_eps, vb.pp("layernorm_embedding"))?,
             layers,

@@ -83,7 +83,8 @@ impl Embeddings {
     fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (c, init) = (config.hidden_size, normal(config.initializer_range));
         Ok(Self {
-            word: Embedding::new(config.vocab_size, c, init, vb.pp("word_embeddings"))?,
+            word: Embedding::new(config.vocab_size, c, init, vb.pp("word_embeddings"))?
+                .with_padding(config.pad_token_id),
             position: Embedding::new(config.max_position_embeddings, c, init, vb.pp("position_embeddings"))?,
             token_type: Embedding::new(config.type_vocab_size, c, init, vb.pp("token_type_embeddings"))?,
             norm: LayerNorm::new(c, config.layer_norm_eps, vb.pp("LayerNorm"))?,

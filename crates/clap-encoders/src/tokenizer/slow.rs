@@ -1,0 +1,114 @@
+//! Tokenizers from the files of Hugging Face's slow ones: `vocab.json` with `merges.txt`, or `vocab.txt`.
+//!
+//! Source: transformers 4.57.6 `convert_slow_tokenizer.py` (`RobertaConverter`, `CLIPConverter`, `BertConverter`).
+
+use std::path::Path;
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+/// RoBERTa's special tokens, in the order in which a trained vocabulary numbers them from 0.
+pub(super) const ROBERTA: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
+
+/// CLIP's first and last token of a text.
+pub(super) const CLIP: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
+
+const BERT: [&str; 5] = ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"];
+
+/// What CLIP's words are made of (`CLIPConverter`): its special tokens, English endings, letters, single digits, the rest.
+const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// From `vocab.json` and `merges.txt`: CLIP's where the vocabulary has its tokens, else RoBERTa's and BART's.
+pub(super) fn from_merges(vocab: &str, merges: &str) -> tokenizers::Result<Tokenizer> {
+    let bpe = BPE::from_file(vocab, merges).build()?;
+    if tokenizers::Model::token_to_id(&bpe, CLIP[0]).is_none() {
+        return roberta(bpe);
+    }
+    let builder = BPE::from_file(vocab, merges).end_of_word_suffix("</w>".to_owned()).unk_token(CLIP[1].to_owned());
+    clip(builder.build()?)
+}
+
+/// From `vocab.txt`, one word piece a line.
+pub(super) fn from_word_pieces(vocab: &Path) -> tokenizers::Result<Tokenizer> {
+    let path = vocab.to_str().ok_or("the path is not UTF-8; move the folder")?;
+    bert(WordPiece::from_file(path).unk_token("[UNK]".to_owned()).build()?)
+}
+
+/// A byte-level BPE with RoBERTa's pre-tokenizer, special tokens and post-processor.
+pub(super) fn roberta(bpe: BPE) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::new(ModelWrapper::BPE(bpe));
+    let (first, last) = (frame(&tokenizer, "<s>")?, frame(&tokenizer, "</s>")?);
+    let post = RobertaProcessing::new(last, first);
+    tokenizer
+        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+        .with_decoder(Some(ByteLevel::new(true, true, true)))
+        .with_post_processor(Some(post.trim_offsets(true).add_prefix_space(false)));
+    // `<mask>` takes the space before it.
+    add_special(&mut tokenizer, &ROBERTA, |token| token == "<mask>")?;
+    Ok(tokenizer)
+}
+
+/// A BPE over lower-case words that each end in `</w>`.
+fn clip(bpe: BPE) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::new(ModelWrapper::BPE(bpe));
+    let (first, last) = (frame(&tokenizer, CLIP[0])?, frame(&tokenizer, CLIP[1])?);
+    let spaces = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    let normalizer = Sequence::new(vec![
+        NormalizerWrapper::NFC(NFC),
+        NormalizerWrapper::Replace(spaces),
+        NormalizerWrapper::Lowercase(Lowercase),
+    ]);
+    let words = SplitPattern::Regex(CLIP_WORDS.to_owned());
+    let words = Split::new(words, SplitDelimiterBehavior::Removed, true)?;
+    let pieces = tokenizers::pre_tokenizers::sequence::Sequence::new(vec![
+        PreTokenizerWrapper::Split(words),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+    ]);
+    let post = RobertaProcessing::new(last, first);
+    tokenizer
+        .with_normalizer(Some(normalizer))?
+        .with_pre_tokenizer(Some(pieces))
+        .with_decoder(Some(ByteLevel::new(true, true, true)))
+        .with_post_processor(Some(post.trim_offsets(false).add_prefix_space(false)));
+    add_special(&mut tokenizer, &CLIP, |_| false)?;
+    Ok(tokenizer)
+}
+
+/// Word pieces of lower-case words without accents, as `bert-base-uncased` reads them.
+fn bert(pieces: WordPiece) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::new(ModelWrapper::WordPiece(pieces));
+    let (first, last) = (frame(&tokenizer, "[CLS]")?, frame(&tokenizer, "[SEP]")?);
+    tokenizer
+        .with_normalizer(Some(BertNormalizer::default()))?
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()))
+        .with_post_processor(Some(BertProcessing::new(last, first)));
+    add_special(&mut tokenizer, &BERT, |_| false)?;
+    Ok(tokenizer)
+}
+
+/// A token that frames texts, and its id.
+fn frame(tokenizer: &Tokenizer, token: &str) -> tokenizers::Result<(String, u32)> {
+    let id = tokenizer.token_to_id(token).ok_or_else(|| format!("the vocabulary has no `{token}`"))?;
+    Ok((token.to_owned(), id))
+}
+
+/// Marks those of `tokens` that the vocabulary has as special.
+fn add_special(
+    tokenizer: &mut Tokenizer,
+    tokens: &[&str],
+    takes_space: impl Fn(&str) -> bool,
+) -> tokenizers::Result<()> {
+    let known = tokens.iter().filter(|token| tokenizer.token_to_id(token).is_some());
+    let special: Vec<_> =
+        known.map(|&token| AddedToken::from(token, true).lstrip(takes_space(token)).normalized(false)).collect();
+    tokenizer.add_special_tokens(special)?;
+    Ok(())
+}
