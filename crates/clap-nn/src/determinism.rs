@@ -33,7 +33,7 @@ fn results_do_not_depend_on_the_thread_count() {
     check(&[&[130, 300], &[260, 300], &[260]], |xs| crate::linear(&xs[0], &xs[1], Some(&xs[2])));
     check(&[&[3000, 40], &[40], &[40]], |xs| crate::layer_norm(&xs[0], &xs[1], &xs[2], 1e-5));
     check(&[&[7, 12, 24], &[7, 12, 24], &[7, 12, 24]], |xs| {
-        crate::attention(&xs[0], &xs[1], &xs[2], None, 3, 0.0, &mut Mode::eval())
+        crate::attention(&xs[0], &xs[1], &xs[2], crate::AttentionMask::None, 3, 0.0, &mut Mode::eval())
     });
     let geometry = WindowGeometry { height: 16, width: 16, window: 4, shift: 2, heads: 2 };
     check(&[&[9, 256, 48], &[2, 16, 16]], |xs| crate::window_attention(&xs[0], &xs[1], &geometry));

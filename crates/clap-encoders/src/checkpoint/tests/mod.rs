@@ -1,5 +1,6 @@
 //! Checkpoints in and out, of files made here: what agrees loads bit-exact, what disagrees is named.
 
+mod text_towers;
 mod torch_archive;
 
 use std::collections::HashMap;
@@ -11,7 +12,9 @@ use clap_audio::{FeatureConfig, Truncation};
 use torch_archive::{torch_archive, torch_archive_claiming};
 
 use super::{Checkpoint, Format, laion, save_folder, save_folder_with};
-use crate::{AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, TextConfig, load_folder};
+use crate::{
+    AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, TextConfig, TextModelType, load_folder,
+};
 
 const CPU: Device = Device::Cpu;
 
@@ -26,6 +29,12 @@ pub(crate) struct Tiny {
 pub(crate) fn tiny(fusion: Option<FusionType>) -> Tiny {
     let tokenizer =
         ClapTokenizer::train_bpe(&["a dog barks", "a dog sleeps", "rain on a roof", "rain and a dog"], 280).unwrap();
+    tiny_with(fusion, TextModelType::Roberta, tokenizer)
+}
+
+/// A model whose text tower goes with `tokenizer`.
+fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: ClapTokenizer) -> Tiny {
+    let frame = tokenizer.encode_ids(&[""], 3).unwrap().concat();
     let config = ClapConfig {
         projection_dim: 10,
         audio_config: AudioConfig {
@@ -41,12 +50,17 @@ pub(crate) fn tiny(fusion: Option<FusionType>) -> Tiny {
             ..AudioConfig::default()
         },
         text_config: TextConfig {
-            vocab_size: 280,
+            model_type,
+            vocab_size: tokenizer.vocab_size().max(280),
             hidden_size: 12,
             num_hidden_layers: 1,
             num_attention_heads: 3,
             intermediate_size: 14,
             max_position_embeddings: 30,
+            context_length: 20,
+            pad_token_id: tokenizer.pad_id(),
+            bos_token_id: frame[0],
+            eos_token_id: frame[1],
             ..TextConfig::default()
         },
         ..ClapConfig::default()
