@@ -31,6 +31,8 @@ use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Length};
 use crate::waveform::Channels;
 
+mod boxes;
+mod codebooks;
 mod edit_list;
 mod mono;
 #[cfg(feature = "opus")]
@@ -179,10 +181,11 @@ impl<'a> AudioReader<'a> {
     }
 
     fn from_stream(name: &str, source: Box<dyn MediaSource + 'a>) -> Result<Self> {
+        let can_seek = source.is_seekable();
         let mut format = probe(name, MediaSourceStream::new(source, Default::default()))?;
         let track = Track::open(name, format.as_ref())?;
         let mut window = Window::default();
-        if format.format_info().short_name == "isomp4" {
+        if can_seek && format.format_info().short_name == "isomp4" {
             (format, window) = read_window(name, format, &track)?;
         }
         let info = AudioInfo {

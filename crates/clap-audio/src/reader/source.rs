@@ -10,7 +10,7 @@ use symphonia::core::io::{MediaSource, MediaSourceStream};
 use symphonia::core::meta::MetadataOptions;
 
 use super::track::Track;
-use super::{Window, corrupt, damage, edit_list};
+use super::{Window, boxes, corrupt, damage, edit_list};
 use crate::error::{Error, Result};
 
 /// A reader and its length.
@@ -41,14 +41,19 @@ impl<R: Read + Seek + Send + Sync> MediaSource for Source<R> {
     }
 }
 
-/// The edit list's part of the track.
+/// The edit list's part of an MP4's track, after a look at its tables. Of a pipe, which cannot be read twice, neither is
+/// looked at.
 pub(super) fn read_window<'a>(
     name: &str,
     format: Box<dyn FormatReader + 'a>,
     track: &Track,
 ) -> Result<(Box<dyn FormatReader + 'a>, Window)> {
+    let broken = |error: std::io::Error| corrupt(name, &error.to_string());
     let mut stream = format.into_inner();
-    let edit = edit_list::read(&mut stream, track.id).map_err(|error| corrupt(name, &error.to_string()))?;
+    if let Some(what) = boxes::absurd_table(&mut stream).map_err(broken)? {
+        return Err(Error::AbsurdHeader { name: name.to_owned(), what, allowed: boxes::ALLOWED.to_owned() });
+    }
+    let edit = edit_list::read(&mut stream, track.id).map_err(broken)?;
     let window = edit.map_or_else(Window::default, |edit| edit.window(track.rate, track.stated));
     Ok((probe(name, stream)?, window))
 }

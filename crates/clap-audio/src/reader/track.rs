@@ -11,7 +11,7 @@ use symphonia::core::formats::{FormatReader, TrackType};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, TimeBase, Timestamp};
 
-use super::{MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, corrupt, damage};
+use super::{MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, codebooks, corrupt, damage};
 use crate::error::{Error, Result};
 
 /// A packet longer than this comes from a header, not from an encoder (FLAC's longest is 65,535).
@@ -196,6 +196,10 @@ pub(super) fn check_header(name: &str, params: &AudioCodecParameters) -> Result<
     }
     if let Some(frames) = params.max_frames_per_packet.filter(|&frames| frames > MAX_PACKET_FRAMES) {
         return absurd(format!("{frames} samples in a packet"), format!("at most {MAX_PACKET_FRAMES} are read"));
+    }
+    let headers = params.extra_data.as_deref().unwrap_or_default();
+    if params.codec == codec::CODEC_ID_VORBIS && !codebooks::are_small(headers) {
+        return absurd("more than 32 MB of codebooks".to_owned(), "no encoder's take 1 MB".to_owned());
     }
     match params.sample_rate {
         Some(rate) if (MIN_SAMPLE_RATE..=MAX_SAMPLE_RATE).contains(&rate) => Ok(rate),
