@@ -352,7 +352,7 @@ def machine():
         f"{os.cpu_count()} cores, "
         f"L2 {cpu.get('L2 cache')}, L3 {cpu.get('L3 cache')}; {flags}.\n{output('rustc', '--version')}, release profile, no `target-cpu`; "
         f"Python {platform.python_version()}, {versions}.\nCommit {output('git', 'rev-parse', '--short', 'HEAD')}{changes}, "
-        f"{time.strftime('%Y-%m-%d')}, load average before the run {os.getloadavg()[0]:.1f}. "
+        f"{time.strftime('%Y-%m-%d')}, load average before the run {os.getloadavg()[0]:.1f}, priority {os.nice(0)}. "
         f"Medians of n = {args.rounds} rounds, in brackets the least and the greatest;\nratios are of medians, theirs to ours."
     )
 
