@@ -11,7 +11,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerImpl};
+use tokenizers::{NormalizerWrapper, Tokenizer, TokenizerImpl};
 
 use crate::error::{Error, Result};
 
@@ -104,7 +104,7 @@ impl ClapTokenizer {
                 .vocab_size(vocab_size)
                 .min_frequency(2)
                 .show_progress(false)
-                .special_tokens(slow::ROBERTA.iter().map(|&t| special(t)).collect())
+                .special_tokens(slow::ROBERTA.iter().map(|t| slow::special(t)).collect())
                 .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
                 .build();
             let mut bpe: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel> =
@@ -219,11 +219,6 @@ impl ClapTokenizer {
         let json = self.inner.to_string(true).map_err(Error::tokenizer(path.display()))?;
         std::fs::write(path, json).map_err(Error::io(path))
     }
-}
-
-/// A special token; `<mask>` takes the space before it, as in RoBERTa.
-fn special(token: &str) -> AddedToken {
-    AddedToken::from(token, true).lstrip(token == "<mask>").normalized(false)
 }
 
 /// `&amp;lt;` → `<`, as LAION's `basic_clean` does; broken encodings, which it repairs (`ftfy`), are left as they are.

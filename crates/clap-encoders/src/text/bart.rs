@@ -8,11 +8,24 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout};
+use clap_nn::{Embedding, LayerNorm, Mode, dropout};
 
+use super::layer::{Layer, Names};
 use super::{check_length, token_rows};
 use crate::config::TextConfig;
 use crate::taps::Taps;
+
+/// Where Hugging Face's `BartEncoderLayer` keeps its parts.
+const NAMES: Names = Names {
+    query: "self_attn.q_proj",
+    key: "self_attn.k_proj",
+    value: "self_attn.v_proj",
+    attention_output: "self_attn.out_proj",
+    attention_norm: "self_attn_layer_norm",
+    intermediate: "fc1",
+    output: "fc2",
+    output_norm: "final_layer_norm",
+};
 
 /// Rows of BART's position table before position 0 (`BartLearnedPositionalEmbedding`).
 pub const BART_POSITION_OFFSET: usize = 2;
@@ -36,8 +49,9 @@ impl BartEncoder {
     /// Where a weight is missing or of another shape.
     pub fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (c, init, vb) = (config.hidden_size, normal(config.initializer_range), vb.pp("encoder"));
-        let layers =
-            (0..config.num_hidden_layers).map(|i| Layer::new(config, vb.pp("layers").pp(i))).collect::<Result<_>>()?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Layer::new(config, &NAMES, vb.pp("layers").pp(i)))
+            .collect::<Result<_>>()?;
         let positions = config.max_position_embeddings + BART_POSITION_OFFSET;
         Ok(Self {
             token: Embedding::new(config.vocab_size, c, init, vb.pp("embed_tokens"))?.with_padding(config.pad_token_id),
@@ -79,53 +93,6 @@ impl BartEncoder {
             taps.see(format_args!("layer{i}"), &xs);
         }
         xs.mean(1) // (B, C)
-    }
-}
-
-/// Post-norm self-attention and feed-forward, each with a residual.
-#[derive(Debug)]
-struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    attention_norm: LayerNorm,
-    fc1: Linear,
-    act: Activation,
-    fc2: Linear,
-    norm: LayerNorm,
-    heads: usize,
-    attention_dropout: f32,
-    dropout: f32,
-}
-
-impl Layer {
-    fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let (c, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let (attention, init) = (vb.pp("self_attn"), normal(config.initializer_range));
-        Ok(Self {
-            query: Linear::new(c, c, init, attention.pp("q_proj"))?,
-            key: Linear::new(c, c, init, attention.pp("k_proj"))?,
-            value: Linear::new(c, c, init, attention.pp("v_proj"))?,
-            out: Linear::new(c, c, init, attention.pp("out_proj"))?,
-            attention_norm: LayerNorm::new(c, eps, vb.pp("self_attn_layer_norm"))?,
-            fc1: Linear::new(c, inner, init, vb.pp("fc1"))?,
-            act: config.hidden_act,
-            fc2: Linear::new(inner, c, init, vb.pp("fc2"))?,
-            norm: LayerNorm::new(c, eps, vb.pp("final_layer_norm"))?,
-            heads: config.num_attention_heads,
-            attention_dropout: config.attention_probs_dropout_prob as f32,
-            dropout: config.hidden_dropout_prob as f32,
-        })
-    }
-
-    /// `(B, T, C)` → `(B, T, C)`.
-    fn forward_t(&self, xs: &Tensor, mask: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let (q, k, v) = (self.query.forward(xs)?, self.key.forward(xs)?, self.value.forward(xs)?);
-        let ys = attention(&q, &k, &v, AttentionMask::Keys(mask), self.heads, self.attention_dropout, mode)?;
-        let xs = self.attention_norm.forward(&(xs + dropout(&self.out.forward(&ys)?, self.dropout, mode)?)?)?;
-        let ys = self.act.forward(&self.fc1.forward(&xs)?)?; // (B, T, inner)
-        self.norm.forward(&(&xs + dropout(&self.fc2.forward(&ys)?, self.dropout, mode)?)?)
     }
 }
 

@@ -7,11 +7,24 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout};
+use clap_nn::{Embedding, LayerNorm, Linear, Mode, dropout};
 
+use super::layer::{Layer, Names};
 use super::{check_length, token_rows};
 use crate::config::{TextConfig, TextModelType};
 use crate::taps::Taps;
+
+/// Where Hugging Face's `BertLayer` keeps its parts.
+const NAMES: Names = Names {
+    query: "attention.self.query",
+    key: "attention.self.key",
+    value: "attention.self.value",
+    attention_output: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    intermediate: "intermediate.dense",
+    output: "output.dense",
+    output_norm: "output.LayerNorm",
+};
 
 /// BERT or RoBERTa.
 #[derive(Debug)]
@@ -28,7 +41,7 @@ impl Bert {
     /// Where a weight is missing or of another shape.
     pub fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let layers = (0..config.num_hidden_layers)
-            .map(|i| Layer::new(config, vb.pp("encoder").pp("layer").pp(i)))
+            .map(|i| Layer::new(config, &NAMES, vb.pp("encoder").pp("layer").pp(i)))
             .collect::<Result<_>>()?;
         let (width, init) = (config.hidden_size, normal(config.initializer_range));
         Ok(Self {
@@ -127,56 +140,6 @@ impl Embeddings {
             }
         }
         Tensor::from_vec(positions, (b, t), ids.device())
-    }
-}
-
-/// Post-norm self-attention and feed-forward, each with a residual.
-#[derive(Debug)]
-struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
-    attention_norm: LayerNorm,
-    intermediate: Linear,
-    act: Activation,
-    output: Linear,
-    output_norm: LayerNorm,
-    heads: usize,
-    attention_dropout: f32,
-    dropout: f32,
-}
-
-impl Layer {
-    fn new(config: &TextConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let (c, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let (attention, output) = (vb.pp("attention"), vb.pp("output"));
-        let init = normal(config.initializer_range);
-        Ok(Self {
-            query: Linear::new(c, c, init, attention.pp("self").pp("query"))?,
-            key: Linear::new(c, c, init, attention.pp("self").pp("key"))?,
-            value: Linear::new(c, c, init, attention.pp("self").pp("value"))?,
-            attention_output: Linear::new(c, c, init, attention.pp("output").pp("dense"))?,
-            attention_norm: LayerNorm::new(c, eps, attention.pp("output").pp("LayerNorm"))?,
-            intermediate: Linear::new(c, inner, init, vb.pp("intermediate").pp("dense"))?,
-            act: config.hidden_act,
-            output: Linear::new(inner, c, init, output.pp("dense"))?,
-            output_norm: LayerNorm::new(c, eps, output.pp("LayerNorm"))?,
-            heads: config.num_attention_heads,
-            attention_dropout: config.attention_probs_dropout_prob as f32,
-            dropout: config.hidden_dropout_prob as f32,
-        })
-    }
-
-    /// `(B, T, C)` → `(B, T, C)`.
-    fn forward_t(&self, xs: &Tensor, mask: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let (q, k, v) = (self.query.forward(xs)?, self.key.forward(xs)?, self.value.forward(xs)?);
-        let ys = attention(&q, &k, &v, AttentionMask::Keys(mask), self.heads, self.attention_dropout, mode)?;
-        let ys = dropout(&self.attention_output.forward(&ys)?, self.dropout, mode)?;
-        let xs = self.attention_norm.forward(&(xs + ys)?)?;
-        let ys = self.act.forward(&self.intermediate.forward(&xs)?)?; // (B, T, inner)
-        let ys = dropout(&self.output.forward(&ys)?, self.dropout, mode)?;
-        self.output_norm.forward(&(xs + ys)?)
     }
 }
 

@@ -3,6 +3,7 @@
 mod bart;
 mod bert;
 mod clip;
+mod layer;
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;

@@ -50,8 +50,7 @@ pub(super) fn roberta(bpe: BPE) -> tokenizers::Result<Tokenizer> {
         .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
         .with_decoder(Some(ByteLevel::new(true, true, true)))
         .with_post_processor(Some(post.trim_offsets(true).add_prefix_space(false)));
-    // `<mask>` takes the space before it.
-    add_special(&mut tokenizer, &ROBERTA, |token| token == "<mask>")?;
+    add_special(&mut tokenizer, &ROBERTA)?;
     Ok(tokenizer)
 }
 
@@ -77,7 +76,7 @@ fn clip(bpe: BPE) -> tokenizers::Result<Tokenizer> {
         .with_pre_tokenizer(Some(pieces))
         .with_decoder(Some(ByteLevel::new(true, true, true)))
         .with_post_processor(Some(post.trim_offsets(false).add_prefix_space(false)));
-    add_special(&mut tokenizer, &CLIP, |_| false)?;
+    add_special(&mut tokenizer, &CLIP)?;
     Ok(tokenizer)
 }
 
@@ -90,7 +89,7 @@ fn bert(pieces: WordPiece) -> tokenizers::Result<Tokenizer> {
         .with_pre_tokenizer(Some(BertPreTokenizer))
         .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()))
         .with_post_processor(Some(BertProcessing::new(last, first)));
-    add_special(&mut tokenizer, &BERT, |_| false)?;
+    add_special(&mut tokenizer, &BERT)?;
     Ok(tokenizer)
 }
 
@@ -101,14 +100,13 @@ fn frame(tokenizer: &Tokenizer, token: &str) -> tokenizers::Result<(String, u32)
 }
 
 /// Marks those of `tokens` that the vocabulary has as special.
-fn add_special(
-    tokenizer: &mut Tokenizer,
-    tokens: &[&str],
-    takes_space: impl Fn(&str) -> bool,
-) -> tokenizers::Result<()> {
-    let known = tokens.iter().filter(|token| tokenizer.token_to_id(token).is_some());
-    let special: Vec<_> =
-        known.map(|&token| AddedToken::from(token, true).lstrip(takes_space(token)).normalized(false)).collect();
-    tokenizer.add_special_tokens(special)?;
+fn add_special(tokenizer: &mut Tokenizer, tokens: &[&str]) -> tokenizers::Result<()> {
+    let known: Vec<_> = tokens.iter().filter(|token| tokenizer.token_to_id(token).is_some()).collect();
+    tokenizer.add_special_tokens(known.into_iter().map(|token| special(token)))?;
     Ok(())
+}
+
+/// A special token; RoBERTa's `<mask>` takes the space before it.
+pub(super) fn special(token: &str) -> AddedToken {
+    AddedToken::from(token, true).lstrip(token == "<mask>").normalized(false)
 }
