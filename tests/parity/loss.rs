@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use clap_tests::{Fixture, check_values};
 use clap_train::Schedule;
-use clap_train::loss::contrastive;
+use clap_train::loss::{contrastive, contrastive_mlp};
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -22,6 +22,23 @@ fn clip_loss_and_its_gradients() {
     check_values(&fixture, "out/clip/loss", &numbers(&loss), 1e-6);
     for (key, var) in [("grad/clip/audio", &audio), ("grad/clip/text", &text), ("grad/clip/scale_a", &scale)] {
         check_values(&fixture, key, &numbers(grads.get(var).unwrap()), 1e-5);
+    }
+}
+
+#[test]
+fn mlp_loss_and_its_gradients() {
+    let fixture = Fixture::load("losses");
+    let device = Device::Cpu;
+    let input = |name: &str| Var::from_tensor(&fixture.tensor(&format!("in/{name}"), &device)).unwrap();
+    let scale = |name: &str| Var::new(fixture.number(&format!("/logit_{name}")) as f32, &device).unwrap();
+    let vars = ["audio", "audio_mlp", "text", "text_mlp"].map(|name| (name, input(name)));
+    let scales = ["scale_a", "scale_t"].map(|name| (name, scale(name)));
+    let [(_, audio), (_, audio_mlp), (_, text), (_, text_mlp)] = &vars;
+    let loss = contrastive_mlp((audio, audio_mlp), (text, text_mlp), (&scales[0].1, &scales[1].1)).unwrap();
+    let grads = loss.backward().unwrap();
+    check_values(&fixture, "out/mlp/loss", &numbers(&loss), 1e-6);
+    for (name, var) in vars.iter().chain(&scales) {
+        check_values(&fixture, &format!("grad/mlp/{name}"), &numbers(grads.get(var).unwrap()), 1e-5);
     }
 }
 

@@ -14,7 +14,7 @@ use clap_nn::{Mode, Vars};
 use clap_tests::{
     Fixture, check_cosine, check_probe, check_values, probe_indices, recipe_weights, record, relative_error, synth_f32,
 };
-use clap_train::loss::contrastive;
+use clap_train::loss::{contrastive, contrastive_mlp};
 use clap_train::{AdamConfig, Algorithm, Optimizer, Schedule};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -44,13 +44,18 @@ struct Pass {
     loss: Tensor,
     audio: Tensor,
     text: Tensor,
+    /// Embeddings through the second heads, with the MLP loss.
+    mlp: Option<(Tensor, Tensor)>,
 }
 
 impl Case {
     fn load(name: &str) -> Self {
         let fixture = Fixture::load(name);
         let (vars, vb) = seeded_vars(0, &Device::Cpu, DType::F32);
-        let model = ClapModel::new(&small_config(&fixture.config()["model"]), vb).unwrap();
+        let mut config = small_config(&fixture.config()["model"]);
+        config.mlp_dropout = 0.0;
+        config.mlp_loss = fixture.config()["mlp_loss"].as_bool().unwrap();
+        let model = ClapModel::new(&config, vb).unwrap();
         let built = laion::to_laion(&vars.to_tensors()).unwrap();
         let shapes = built.iter().map(|(name, tensor)| (name.as_str(), tensor.dims().to_vec()));
         let weights = recipe_weights(shapes, fixture.seed()).into_iter().collect();
@@ -65,8 +70,18 @@ impl Case {
         let longer = vec![false; self.ids.dim(0).unwrap()];
         let audio = self.model.audio_embeds_t(&self.features, &longer, mode).unwrap();
         let text = self.model.text_embeds_t(&self.ids, &self.mask, mode).unwrap();
-        let loss = contrastive(&audio, &text, &self.model.logit_scale_a().exp().unwrap()).unwrap();
-        Pass { loss, audio, text }
+        let (scale_a, scale_t) = (self.model.logit_scale_a().exp().unwrap(), self.model.logit_scale_t().exp().unwrap());
+        let mlp = match (self.model.audio_transform(), self.model.text_transform()) {
+            (Some(a), Some(t)) => Some((a.forward_t(&audio, mode).unwrap(), t.forward_t(&text, mode).unwrap())),
+            _ => None,
+        };
+        let loss = match &mlp {
+            Some((audio_mlp, text_mlp)) => {
+                contrastive_mlp((&audio, audio_mlp), (&text, text_mlp), (&scale_a, &scale_t)).unwrap()
+            }
+            None => contrastive(&audio, &text, &scale_a).unwrap(),
+        };
+        Pass { loss, audio, text, mlp }
     }
 
     /// Gradients under LAION's names.
@@ -199,6 +214,10 @@ fn loss_embeddings_and_gradients(name: &str) {
         check_probe(&case.fixture, key, tensor, 1e-4);
         check_cosine(&case.fixture, key, tensor, 0.999_999);
     }
+    if let Some((audio_mlp, text_mlp)) = &pass.mlp {
+        check_probe(&case.fixture, "eval/audio_mlp", audio_mlp, 1e-4);
+        check_probe(&case.fixture, "eval/text_mlp", text_mlp, 1e-4);
+    }
     case.check_gradients("eval", &pass.loss.backward().unwrap());
 }
 
@@ -268,4 +287,5 @@ cases! {
     roberta: "train_small_roberta_adam";
     bert: "train_small_bert_adam";
     clip: "train_small_clip_adam";
+    mlp_loss: "train_small_roberta_mlp_adamw";
 }

@@ -33,6 +33,7 @@ mod projection;
 mod taps;
 pub mod text;
 mod tokenizer;
+mod transform;
 
 pub use checkpoint::save_folder;
 pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig, TextModelType};
@@ -44,3 +45,4 @@ pub use pretrained::{Clap, EmbedOptions, LoadOptions, Score, features_tensor};
 pub use projection::Projection;
 pub use taps::Taps;
 pub use tokenizer::ClapTokenizer;
+pub use transform::Transform;

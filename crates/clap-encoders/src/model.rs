@@ -12,6 +12,7 @@ use crate::htsat::HtsAt;
 use crate::projection::Projection;
 use crate::taps::Taps;
 use crate::text::TextTower;
+use crate::transform::Transform;
 
 /// Below this length an embedding is not scaled up (torch's `F.normalize`).
 const NORMALIZE_EPS: f64 = 1e-12;
@@ -23,9 +24,17 @@ pub struct ClapModel {
     audio_projection: Projection,
     text_model: TextTower,
     text_projection: Projection,
+    transforms: Option<Transforms>,
     logit_scale_a: Tensor,
     logit_scale_t: Tensor,
     dtype: DType,
+}
+
+/// The heads of the MLP loss.
+#[derive(Debug)]
+struct Transforms {
+    audio: Transform,
+    text: Transform,
 }
 
 impl ClapModel {
@@ -41,12 +50,18 @@ impl ClapModel {
     fn build(config: &ClapConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let projection =
             |width, name| Projection::new(width, config.projection_dim, config.projection_hidden_act, vb.pp(name));
+        let transform = |name| Transform::new(config.projection_dim, config.mlp_dropout, vb.pp(name));
+        let transforms = match config.mlp_loss {
+            true => Some(Transforms { audio: transform("audio_transform")?, text: transform("text_transform")? }),
+            false => None,
+        };
         let scale = |name| vb.get_with_hints((), name, Init::Const(config.logit_scale_init_value.ln()));
         Ok(Self {
             audio_model: HtsAt::new(&config.audio_config, vb.pp("audio_model").pp("audio_encoder"))?,
             audio_projection: projection(config.audio_config.hidden_size, "audio_projection")?,
             text_model: TextTower::new(&config.text_config, vb.pp("text_model"))?,
             text_projection: projection(config.text_config.hidden_size, "text_projection")?,
+            transforms,
             logit_scale_a: scale("logit_scale_a")?,
             logit_scale_t: scale("logit_scale_t")?,
             dtype: vb.dtype(),
@@ -75,6 +90,18 @@ impl ClapModel {
     #[must_use]
     pub fn text_projection(&self) -> &Projection {
         &self.text_projection
+    }
+
+    /// The audio side's second head, where the model was made for LAION's MLP loss (`mlp_loss` of its configuration).
+    #[must_use]
+    pub fn audio_transform(&self) -> Option<&Transform> {
+        Some(&self.transforms.as_ref()?.audio)
+    }
+
+    /// The text side's second head, as [`ClapModel::audio_transform`].
+    #[must_use]
+    pub fn text_transform(&self) -> Option<&Transform> {
+        Some(&self.transforms.as_ref()?.text)
     }
 
     /// Log-mel views `(B, 1 | 4, frames, mel bins)` → L2-normalised embeddings `(B, projection_dim)`, for inference.

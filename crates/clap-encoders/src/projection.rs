@@ -38,7 +38,7 @@ impl Projection {
 }
 
 /// A linear layer that starts as torch's `nn.Linear`, unlike the towers' layers.
-fn linear(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Linear> {
+pub(crate) fn linear(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<Linear> {
     let init = torch_default(input);
     let weight = vb.get_with_hints((output, input), "weight", init)?;
     Ok(Linear::from_parts(weight, Some(vb.get_with_hints(output, "bias", init)?)))

@@ -1,4 +1,4 @@
-//! The symmetric contrastive loss of CLAP, with one temperature for both directions.
+//! The symmetric contrastive loss of CLAP, with one temperature for both directions, and its variant with second heads.
 //!
 //! LAION-CLAP 1.1.7, `clap_module/loss.py::ClipLoss` without `mlp_loss`: with `L = scale · A Tᵀ` for a batch whose rows
 //! belong together,
@@ -29,6 +29,23 @@ pub fn contrastive(audio: &Tensor, text: &Tensor, scale: &Tensor) -> Result<Tens
     let rows = log_sum_exp(&logits, 1)?;
     let columns = log_sum_exp(&logits, 0)?;
     ((rows + columns)? * 0.5)?.sub(&own)?.sum_all()? / batch as f64
+}
+
+/// The MLP loss of LAION-CLAP 1.1.7 (`ClipLoss` with `mlp_loss`): each side's embeddings against the other side's second head, the two
+/// with a temperature each; a scalar.
+///
+/// * `audio`, `text`: L2-normalised embeddings `(B, D)`;
+/// * `audio_mlp`, `text_mlp`: the same through [`clap_encoders::Transform`], not normalised;
+/// * `scale_a`, `scale_t`: `exp(logit_scale_a)` and `exp(logit_scale_t)`. Both train, unlike in [`contrastive`].
+///
+/// # Errors
+/// Where the shapes differ.
+pub fn contrastive_mlp(
+    (audio, audio_mlp): (&Tensor, &Tensor),
+    (text, text_mlp): (&Tensor, &Tensor),
+    (scale_a, scale_t): (&Tensor, &Tensor),
+) -> Result<Tensor> {
+    (contrastive(audio, text_mlp, scale_a)? + contrastive(audio_mlp, text, scale_t)?)? * 0.5
 }
 
 /// `log Σ exp` along `dim`, shifted by the maximum so that a scale of 100 cannot overflow.

@@ -29,6 +29,12 @@ pub struct ClapConfig {
     pub projection_hidden_act: Activation,
     /// Initial temperature: both logit scales start at its logarithm.
     pub logit_scale_init_value: f64,
+    /// The model has the second head of LAION's MLP loss, [`crate::Transform`]. A key of ours: `transformers` has no such head.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mlp_loss: bool,
+    /// Dropout inside that head, in training.
+    #[serde(skip_serializing_if = "is_mlp_dropout")]
+    pub mlp_dropout: f64,
 }
 
 impl Default for ClapConfig {
@@ -39,6 +45,8 @@ impl Default for ClapConfig {
             projection_dim: 512,
             projection_hidden_act: Activation::Relu,
             logit_scale_init_value: 1.0 / 0.07,
+            mlp_loss: false,
+            mlp_dropout: MLP_DROPOUT,
         }
     }
 }
@@ -67,9 +75,23 @@ impl ClapConfig {
                 format!("{} is no temperature; give a positive number", self.logit_scale_init_value),
             ));
         }
+        rate("mlp_dropout", self.mlp_dropout)?;
         self.text_config.validate()?;
         self.audio_config.validate()
     }
+}
+
+/// LAION's dropout of the second head.
+const MLP_DROPOUT: f64 = 0.1;
+
+// `skip_serializing_if` hands over references. Keys of ours are left out of a `config.json` that has no use for them.
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_mlp_dropout(value: &f64) -> bool {
+    *value == MLP_DROPOUT
 }
 
 // No published tower comes near these; a larger number is a slip of the pen, and allocating for it would end the process.
