@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use clap_audio::{FeatureConfig, Preset};
 
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::{Checkpoint, EXTRA, Format};
 use crate::config::{ClapConfig, TextModelType};
 use crate::error::{Error, Result};
 use crate::model::ClapModel;
@@ -165,7 +165,11 @@ fn open_weights(folder: &Path) -> Result<Checkpoint> {
     for name in ["model.safetensors", "pytorch_model.bin"] {
         let path = folder.join(name);
         if path.is_file() {
-            return Checkpoint::open(&path);
+            let extra = folder.join(EXTRA);
+            return match extra.is_file() && path.extension().is_some_and(|e| e == "safetensors") {
+                true => Checkpoint::open_safetensors(&[path, extra]),
+                false => Checkpoint::open(&path),
+            };
         }
     }
     let index = folder.join("model.safetensors.index.json");

@@ -29,6 +29,11 @@ pub(super) fn is_ignorable(key: &str) -> bool {
     clap_nn::is_foreign_buffer(key) || UNUSED.iter().any(|start| key.starts_with(start))
 }
 
+/// True for the heads of LAION's MLP loss.
+pub(super) fn is_transform(key: &str) -> bool {
+    key.starts_with("audio_transform.") || key.starts_with("text_transform.")
+}
+
 /// The buffers that `transformers` expects beside the weights.
 pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
     let mut out = BTreeMap::new();

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `model.safetensors` of a Hugging Face folder | `transformers` | yes | [`save_folder`] |
 //! | `pytorch_model.bin` of a Hugging Face folder | `transformers` | yes | – |
-//! | `.pt` of LAION | `laion_clap` ([`laion`]) | yes, pickle protocol 2 | – |
+//! | `.pt` of LAION | `laion_clap` ([`laion`]) | yes, pickle protocol 2 | [`save_laion`] |
 //!
 //! A pickle is data here: it is parsed, nothing in it is ever executed.
 
@@ -13,11 +13,14 @@ mod clip_text;
 mod detect;
 mod hf;
 pub mod laion;
+mod laion_save;
 mod read;
 mod save;
+mod torch_save;
 
+pub use laion_save::save_laion;
 pub use read::{Checkpoint, Format};
-pub use save::{save_folder, save_folder_with};
+pub use save::{EXTRA, save_folder, save_folder_with};
 
 #[cfg(test)]
 pub(crate) mod tests;

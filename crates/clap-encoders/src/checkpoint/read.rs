@@ -216,11 +216,11 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
-    /// A tensor by Hugging Face's name, or `None` where the file has no such key.
+    /// A tensor by Hugging Face's name, of the type that it has in the file, or `None` where that has no such key.
     ///
     /// # Errors
-    /// Where it cannot be read or converted. Integers are not converted to a float type: they are no weights.
-    pub fn tensor(&self, key: &str, dtype: DType, device: &Device) -> candle_core::Result<Option<Tensor>> {
+    /// Where it cannot be read.
+    pub fn stored(&self, key: &str, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some(entry) = self.entries.get(key) else { return Ok(None) };
         let tensor = match &self.reader {
             Reader::Safetensors(file) => file.load(&entry.name, device)?,
@@ -233,6 +233,18 @@ impl Checkpoint {
                 None => return Ok(None),
             },
         };
+        match entry.third {
+            Some(i) => laion::third(&tensor, i).map(Some),
+            None => Ok(Some(tensor)),
+        }
+    }
+
+    /// A tensor by Hugging Face's name, or `None` where the file has no such key.
+    ///
+    /// # Errors
+    /// Where it cannot be read or converted. Integers are not converted to a float type: they are no weights.
+    pub fn tensor(&self, key: &str, dtype: DType, device: &Device) -> candle_core::Result<Option<Tensor>> {
+        let (Some(entry), Some(tensor)) = (self.entries.get(key), self.stored(key, device)?) else { return Ok(None) };
         if dtype.is_float() && !tensor.dtype().is_float() {
             let found = tensor.dtype().as_str();
             candle_core::bail!(
@@ -242,11 +254,21 @@ impl Checkpoint {
                 dtype.as_str()
             )
         }
-        let tensor = match entry.third {
-            Some(i) => laion::third(&tensor, i)?,
-            None => tensor,
-        };
         Ok(Some(tensor.to_dtype(dtype)?))
+    }
+
+    /// Every tensor of the file under Hugging Face's name, as stored: weights, buffers and parts that the model has no use for.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn stored_tensors(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        let mut out = HashMap::with_capacity(self.entries.len());
+        for key in self.entries.keys() {
+            if let Some(tensor) = self.stored(key, device)? {
+                out.insert(key.clone(), tensor);
+            }
+        }
+        Ok(out)
     }
 
     /// Every weight under Hugging Face's name, without buffers and parts that the model has no use for: what fills the

@@ -17,7 +17,8 @@ use crate::tokenizer::ClapTokenizer;
 /// Writes `config.json`, `preprocessor_config.json`, `model.safetensors` and the tokenizer's files to `folder`.
 ///
 /// `tensors` are the model's weights under Hugging Face's names, on any device; the buffers that `transformers` expects are
-/// added. The folder appears complete or not at all: it is written beside its final place, flushed to disk and renamed. An
+/// added where they are not among `tensors`, and parts of LAION's model that `transformers` has no place for go to a file of their own,
+/// [`EXTRA`]. The folder appears complete or not at all: it is written beside its final place, flushed to disk and renamed. An
 /// older model folder of that name is replaced, with all that is in it. Should the process end between the two renames, the
 /// older folder is beside its place under a hidden name, and the next save puts it back first. One process at a time may save
 /// to a place.
@@ -57,22 +58,42 @@ pub fn save_folder_with(
     write_json(&path, &hf::preprocessor_json(features).map_err(Error::json(&path))?)?;
 
     let path = at("model.safetensors");
-    let mut all: BTreeMap<&str, &Tensor> = tensors.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();
     let buffers = hf::buffers(config)?;
-    all.extend(buffers.iter().map(|(key, tensor)| (key.as_str(), tensor)));
-    // `transformers` refuses a file that does not say whose tensors it holds.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(all, Some(metadata), &path)
-        .map_err(|e| Error::checkpoint(&path, format!("cannot be written: {e}")))?;
-    // It was written as a private temporary file; whoever may read the other files may read the weights.
+    let mut all: BTreeMap<&str, &Tensor> = buffers.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();
+    let mut extra = BTreeMap::new();
+    for (key, tensor) in tensors {
+        let has_place = all.contains_key(key.as_str()) || !hf::is_ignorable(key) || is_second_head(config, key);
+        if has_place { &mut all } else { &mut extra }.insert(key.as_str(), tensor);
+    }
+    // They are written as private temporary files; whoever may read the other files may read the weights.
     let permissions = fs::metadata(&config_path).map_err(Error::io(&config_path))?.permissions();
-    fs::set_permissions(&path, permissions).map_err(Error::io(&path))?;
+    write_tensors(&path, all, permissions.clone())?;
+    if !extra.is_empty() {
+        write_tensors(&at(EXTRA), extra, permissions)?;
+    }
 
     tokenizer.save(&at("tokenizer.json"))?;
     write_json(&at("tokenizer_config.json"), &hf::tokenizer_json(config))?;
     write_json(&at("special_tokens_map.json"), &hf::special_tokens_json(config.text_config.model_type))?;
     more(&draft.path)?;
     draft.publish(folder)
+}
+
+/// Of a model folder: tensors that came with the model and that `transformers` has no place for, LAION's tagging head for example. They
+/// are kept for a conversion back.
+pub const EXTRA: &str = "laion_extra.safetensors";
+
+/// True for the heads of the MLP loss in a model that uses them.
+fn is_second_head(config: &ClapConfig, key: &str) -> bool {
+    config.mlp_loss && hf::is_transform(key)
+}
+
+fn write_tensors(path: &Path, tensors: BTreeMap<&str, &Tensor>, permissions: fs::Permissions) -> Result<()> {
+    // `transformers` refuses a file that does not say whose tensors it holds.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), path)
+        .map_err(|e| Error::checkpoint(path, format!("cannot be written: {e}")))?;
+    fs::set_permissions(path, permissions).map_err(Error::io(path))
 }
 
 fn write_json(path: &Path, json: &Value) -> Result<()> {
@@ -146,7 +167,7 @@ const NEW: &str = "clap-new";
 const OLD: &str = "clap-old";
 
 /// `.NAME.TAG` beside `folder`, so that a rename stays within one file system.
-fn sibling(folder: &Path, tag: &str) -> Result<PathBuf> {
+pub(super) fn sibling(folder: &Path, tag: &str) -> Result<PathBuf> {
     let Some(name) = folder.file_name() else {
         return Err(Error::input(folder.display().to_string(), "this is no name for a model folder"));
     };
@@ -196,7 +217,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Waits until a file or folder is on disk. Folders cannot be opened everywhere; where they cannot, their entries are in the
 /// operating system's care.
-fn sync(path: &Path) -> Result<()> {
+pub(super) fn sync(path: &Path) -> Result<()> {
     if cfg!(windows) && path.is_dir() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! Checkpoints in and out, of files made here: what agrees loads bit-exact, what disagrees is named.
 
+mod conversion;
 mod text_towers;
 mod torch_archive;
 
