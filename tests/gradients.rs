@@ -3,33 +3,41 @@
 //! that nothing of the kind came in.
 
 use candle_core::{DType, Device, Tensor};
-use clap_encoders::{AudioConfig, ClapConfig, ClapModel, FusionType, TextConfig, TextModelType};
+use clap_encoders::{AudioConfig, ClapConfig, ClapModel, FusionType, HtsAtConfig, TextConfig, TextModelType};
 use clap_nn::{Mode, Vars};
 use clap_tests::{fused_mel, token_ids, unit_fill};
 use clap_train::loss::contrastive;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+/// Frames that fill the image of [`htsat`].
+const FRAMES: usize = 256;
+
 /// Odd sizes throughout: nothing may be wired to those of the published models.
-fn config(fusion: Option<FusionType>, text: TextModelType) -> ClapConfig {
+fn htsat(fusion: Option<FusionType>) -> AudioConfig {
+    HtsAtConfig {
+        window_size: 4,
+        num_mel_bins: 16,
+        spec_size: 64,
+        patch_size: 4,
+        patch_stride: [4, 4],
+        depths: vec![1, 2, 2],
+        num_attention_heads: vec![2, 3, 6],
+        patch_embeds_hidden_size: 12,
+        hidden_size: 48,
+        drop_path_rate: 0.1,
+        mlp_ratio: 1.5,
+        enable_fusion: fusion.is_some(),
+        fusion_type: fusion,
+        ..HtsAtConfig::default()
+    }
+    .into()
+}
+
+fn config(audio: AudioConfig, text: TextModelType) -> ClapConfig {
     ClapConfig {
         projection_dim: 20,
-        audio_config: AudioConfig {
-            window_size: 4,
-            num_mel_bins: 16,
-            spec_size: 64,
-            patch_size: 4,
-            patch_stride: [4, 4],
-            depths: vec![1, 2, 2],
-            num_attention_heads: vec![2, 3, 6],
-            patch_embeds_hidden_size: 12,
-            hidden_size: 48,
-            drop_path_rate: 0.1,
-            mlp_ratio: 1.5,
-            enable_fusion: fusion.is_some(),
-            fusion_type: fusion,
-            ..AudioConfig::default()
-        },
+        audio_config: audio,
         text_config: TextConfig {
             model_type: text,
             vocab_size: 50,
@@ -67,19 +75,16 @@ fn exception(name: &str, train: bool) -> Option<&'static str> {
     None
 }
 
-fn every_variable_learns(fusion: Option<FusionType>, text: TextModelType, train: bool) {
-    let config = config(fusion, text);
+fn every_variable_learns(audio: AudioConfig, text: TextModelType, train: bool) {
+    let config = config(audio, text);
     let (vars, vb) = clap_nn::init::seeded_vars(5, &Device::Cpu, DType::F32);
     let model = ClapModel::new(&config, vb).unwrap();
     larger_weights(&vars);
     let batch = 4;
     let mut mode = if train { Mode::train(ChaCha8Rng::seed_from_u64(11)) } else { Mode::eval() };
 
-    let frames = config.audio_config.image_frames() - 5;
-    let mut mel = fused_mel(batch, frames, config.audio_config.num_mel_bins);
-    if fusion.is_none() {
-        mel = mel.narrow(1, 0, 1).unwrap();
-    }
+    let mel = fused_mel(batch, FRAMES - 5, config.audio_config.num_mel_bins());
+    let mel = mel.narrow(1, 0, config.audio_config.views()).unwrap();
     // Batch norm over two pooled rows is a sign: three clips are longer, so that the fusion's global branch can learn.
     let audio = model.audio_embeds_t(&mel, &[true, false, true, true], &mut mode).unwrap();
     let (ids, mask) = token_ids(batch, 12, config.text_config.vocab_size, 3, Some(&[12, 5, 9, 7]));
@@ -123,40 +128,40 @@ fn larger_weights(vars: &Vars) {
 }
 
 macro_rules! combinations {
-    ($($name:ident: $fusion:expr, $text:expr;)*) => {$(
+    ($($name:ident: $audio:expr, $text:expr;)*) => {$(
         mod $name {
             use super::*;
 
             #[test]
             fn training() {
-                every_variable_learns($fusion, $text, true);
+                every_variable_learns($audio, $text, true);
             }
 
             #[test]
             fn evaluation() {
-                every_variable_learns($fusion, $text, false);
+                every_variable_learns($audio, $text, false);
             }
         }
     )*};
 }
 
 combinations! {
-    unfused: None, TextModelType::Roberta;
-    aff_2d: Some(FusionType::Aff2d), TextModelType::Roberta;
-    iaff_2d: Some(FusionType::Iaff2d), TextModelType::Roberta;
-    daf_2d: Some(FusionType::Daf2d), TextModelType::Roberta;
-    channel_map: Some(FusionType::ChannelMap), TextModelType::Roberta;
-    bert: None, TextModelType::Bert;
-    clip: None, TextModelType::Clip;
-    bart: None, TextModelType::Bart;
+    unfused: htsat(None), TextModelType::Roberta;
+    aff_2d: htsat(Some(FusionType::Aff2d)), TextModelType::Roberta;
+    iaff_2d: htsat(Some(FusionType::Iaff2d)), TextModelType::Roberta;
+    daf_2d: htsat(Some(FusionType::Daf2d)), TextModelType::Roberta;
+    channel_map: htsat(Some(FusionType::ChannelMap)), TextModelType::Roberta;
+    bert: htsat(None), TextModelType::Bert;
+    clip: htsat(None), TextModelType::Clip;
+    bart: htsat(None), TextModelType::Bart;
 }
 
 /// Trains one pass of a fused model whose batch has no longer clip.
 fn pass_without_longer_clips(seed: u64) -> (Vars, Tensor) {
-    let config = config(Some(FusionType::Aff2d), TextModelType::Roberta);
+    let config = config(htsat(Some(FusionType::Aff2d)), TextModelType::Roberta);
     let (vars, vb) = clap_nn::init::seeded_vars(5, &Device::Cpu, DType::F32);
     let model = ClapModel::new(&config, vb).unwrap();
-    let mel = fused_mel(3, config.audio_config.image_frames(), config.audio_config.num_mel_bins);
+    let mel = fused_mel(3, FRAMES, config.audio_config.num_mel_bins());
     let mut mode = Mode::train(ChaCha8Rng::seed_from_u64(seed));
     let audio = model.audio_embeds_t(&mel, &[false; 3], &mut mode).unwrap();
     (vars, audio)

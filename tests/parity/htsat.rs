@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor};
 use clap_audio::{LogMel, MelConfig, MelScale, Scratch};
 use clap_encoders::checkpoint::Checkpoint;
-use clap_encoders::{AudioConfig, ClapConfig, ClapModel, Taps};
+use clap_encoders::{AudioConfig, ClapConfig, ClapModel, HtsAtConfig, Taps};
 use clap_nn::Mode;
 use clap_tests::{Fixture, check_cosine, check_probe, fused_mel, synth_f32};
 
@@ -28,6 +28,7 @@ const ELSEWHERE: [&str; 8] = [
 
 /// Every intermediate of an evaluation pass by its tap's name, in the reference's layout.
 fn intermediates(model: &ClapModel, config: &AudioConfig, xs: &Tensor, is_longer: &[bool]) -> BTreeMap<String, Tensor> {
+    let AudioConfig::HtsAt(config) = config else { panic!("the fixture's tower is an HTS-AT") };
     let mut seen = BTreeMap::new();
     let mut observe = |name: &str, xs: &Tensor| {
         seen.insert(name.to_owned(), xs.clone());
@@ -44,7 +45,7 @@ fn intermediates(model: &ClapModel, config: &AudioConfig, xs: &Tensor, is_longer
 }
 
 /// The reference has channels first, and attention outputs in shifted windows.
-fn as_the_reference(name: &str, xs: &Tensor, config: &AudioConfig) -> Tensor {
+fn as_the_reference(name: &str, xs: &Tensor, config: &HtsAtConfig) -> Tensor {
     match name {
         "bn0" => xs.permute((0, 3, 2, 1)).unwrap(),        // (B, mel, frames, views)
         "patch_proj" => xs.permute((0, 3, 1, 2)).unwrap(), // (B, width, grid, grid)
@@ -119,7 +120,7 @@ fn small_fused(name: &str) {
     let longer: Vec<u8> = serde_json::from_value(fixture.config()["longer"].clone()).unwrap();
     let longer: Vec<bool> = longer.into_iter().map(|flag| flag != 0).collect();
     let frames = fixture.number("/frames") as usize;
-    let xs = fused_mel(longer.len(), frames, config.audio_config.num_mel_bins);
+    let xs = fused_mel(longer.len(), frames, config.audio_config.num_mel_bins());
     compare(&fixture, intermediates(&model, &config.audio_config, &xs, &longer));
     for (run, longer) in [("none_longer", [false; 3]), ("one_longer", [false, true, false])] {
         let seen = intermediates(&model, &config.audio_config, &xs, &longer);
@@ -198,7 +199,7 @@ fn full_tiny_unfused() {
 #[test]
 fn full_tiny_fused() {
     let (fixture, config, model) = full("htsat_full_tiny_fused");
-    let xs = fused_mel(2, 1001, config.audio_config.num_mel_bins);
+    let xs = fused_mel(2, 1001, config.audio_config.num_mel_bins());
     compare(&fixture, intermediates(&model, &config.audio_config, &xs, &[true, false]));
 }
 

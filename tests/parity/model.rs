@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use clap_encoders::checkpoint::{Checkpoint, laion};
-use clap_encoders::{AudioConfig, ClapConfig, ClapModel, TextConfig};
+use clap_encoders::{AudioConfig, ClapConfig, ClapModel, HtsAtConfig, TextConfig};
 use clap_nn::Mode;
 use clap_tests::{Fixture, check_cosine, check_probe, recipe_weights};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ pub(crate) fn companion_text() -> TextConfig {
 
 /// See [`companion_text`].
 pub(crate) fn companion_audio() -> AudioConfig {
-    AudioConfig {
+    HtsAtConfig {
         spec_size: 16,
         num_mel_bins: 8,
         window_size: 2,
@@ -110,8 +110,9 @@ pub(crate) fn companion_audio() -> AudioConfig {
         num_attention_heads: vec![2],
         patch_embeds_hidden_size: 8,
         hidden_size: 8,
-        ..AudioConfig::default()
+        ..HtsAtConfig::default()
     }
+    .into()
 }
 
 fn hf(tag: &str) {

@@ -99,24 +99,33 @@ impl ModelFolder {
 /// Naming the key at fault.
 pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &ClapTokenizer) -> Result<()> {
     let audio = &config.audio_config;
-    if features.feature_size != audio.num_mel_bins {
+    if features.feature_size != audio.num_mel_bins() {
         return Err(Error::config(
             "audio_config.num_mel_bins",
             format!(
                 "{}, but preprocessor_config.json makes {} (`feature_size`)",
-                audio.num_mel_bins, features.feature_size
+                audio.num_mel_bins(),
+                features.feature_size
             ),
         ));
     }
-    if features.frames() > audio.image_frames() {
+    let frames = features.frames();
+    if let Some(most) = audio.max_frames().filter(|&most| frames > most) {
         return Err(Error::config(
             "audio_config.spec_size",
             format!(
-                "an image of side {} takes {} frames, but `max_length_s` {} in preprocessor_config.json makes {}",
-                audio.spec_size,
-                audio.image_frames(),
-                features.max_length_s,
-                features.frames()
+                "the image takes {most} frames, but `max_length_s` {} in preprocessor_config.json makes {frames}",
+                features.max_length_s
+            ),
+        ));
+    }
+    if frames < audio.min_frames() {
+        return Err(Error::config(
+            "audio_config.pooled_blocks",
+            format!(
+                "the tower takes {} frames at least, but `max_length_s` {} in preprocessor_config.json makes {frames}",
+                audio.min_frames(),
+                features.max_length_s
             ),
         ));
     }
@@ -126,7 +135,7 @@ pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &C
             format!(
                 "{} takes {} view(s) of a clip, but `truncation` in preprocessor_config.json makes {}; fused models go with \
                  \"fusion\", others with \"rand_trunc\"",
-                audio.enable_fusion,
+                audio.fusion().is_some(),
                 audio.views(),
                 features.views()
             ),

@@ -19,11 +19,13 @@
 //! folder written here is one that `transformers` reads. [`checkpoint`] alone knows other programs' keys.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
+mod audio_tower;
 pub mod checkpoint;
 mod config;
 mod device;
 mod error;
 mod folder;
+mod fusion;
 pub mod htsat;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -35,8 +37,9 @@ pub mod text;
 mod tokenizer;
 mod transform;
 
+pub use audio_tower::AudioTower;
 pub use checkpoint::save_folder;
-pub use config::{AudioConfig, ClapConfig, FusionType, TextConfig, TextModelType};
+pub use config::{AudioConfig, ClapConfig, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType};
 pub use device::device;
 pub use error::{Error, KeyReport, Result};
 pub use folder::{ModelFolder, load_folder, locate};

@@ -6,9 +6,9 @@ use candle_core::{D, DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use clap_nn::{Mode, l2_normalize};
 
+use crate::audio_tower::AudioTower;
 use crate::config::ClapConfig;
 use crate::error::Result as ClapResult;
-use crate::htsat::HtsAt;
 use crate::projection::Projection;
 use crate::taps::Taps;
 use crate::text::TextTower;
@@ -20,7 +20,7 @@ const NORMALIZE_EPS: f64 = 1e-12;
 /// Contrastive language-audio model.
 #[derive(Debug)]
 pub struct ClapModel {
-    audio_model: HtsAt,
+    audio_model: AudioTower,
     audio_projection: Projection,
     text_model: TextTower,
     text_projection: Projection,
@@ -57,8 +57,8 @@ impl ClapModel {
         };
         let scale = |name| vb.get_with_hints((), name, Init::Const(config.logit_scale_init_value.ln()));
         Ok(Self {
-            audio_model: HtsAt::new(&config.audio_config, vb.pp("audio_model").pp("audio_encoder"))?,
-            audio_projection: projection(config.audio_config.hidden_size, "audio_projection")?,
+            audio_model: AudioTower::new(&config.audio_config, vb.pp("audio_model").pp("audio_encoder"))?,
+            audio_projection: projection(config.audio_config.hidden_size(), "audio_projection")?,
             text_model: TextTower::new(&config.text_config, vb.pp("text_model"))?,
             text_projection: projection(config.text_config.hidden_size, "text_projection")?,
             transforms,
@@ -70,7 +70,7 @@ impl ClapModel {
 
     /// The audio tower alone.
     #[must_use]
-    pub fn audio_model(&self) -> &HtsAt {
+    pub fn audio_model(&self) -> &AudioTower {
         &self.audio_model
     }
 

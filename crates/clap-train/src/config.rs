@@ -91,7 +91,7 @@ pub struct ModelConfig {
     pub projection_dim: usize,
     /// Initial factor of the logits, the temperature's inverse; `1 / 0.07` in the paper.
     pub logit_scale_init_value: f64,
-    /// The audio tower, by the names of HF's `ClapAudioConfig`.
+    /// The audio tower, by the names of HF's `ClapAudioConfig`, or of a PANN where `model_type` is `"pann"`.
     pub audio: Option<AudioConfig>,
     /// The text tower, by the names of HF's `ClapTextConfig`; `vocab_size` comes from the tokenizer.
     pub text: Option<TextConfig>,
@@ -361,13 +361,20 @@ mod tests {
         TrainConfig::parse(RECIPE, "recipe.toml").unwrap()
     }
 
+    fn depths(config: &TrainConfig) -> &[usize] {
+        match &config.model.audio {
+            Some(AudioConfig::HtsAt(audio)) => &audio.depths,
+            other => panic!("no HTS-AT: {other:?}"),
+        }
+    }
+
     #[test]
     fn partial_tables_keep_the_other_defaults() {
         let config = recipe();
         config.validate().unwrap();
         assert_eq!((config.seed, config.data.batch_size, config.optim.lr), (7, 16, 1e-3));
         assert_eq!(config.optim.betas, [0.9, 0.999]);
-        assert_eq!(config.model.audio.as_ref().unwrap().depths, [2, 2, 2]);
+        assert_eq!(depths(&config), [2, 2, 2]);
         let stripes = config.augment.spec_augment.unwrap();
         assert_eq!((stripes.time_drop_width, stripes.freq_drop_width), (24, 8));
         assert_eq!(config.augment.gain_db, Some([-8.0, 4.0]));
@@ -401,7 +408,7 @@ mod tests {
         }
         assert_eq!((config.seed, config.optim.lr, config.optim.optimizer), (3, 1.0, Algorithm::AdamW));
         assert_eq!(config.data.train, Path::new("some/other clips"));
-        assert_eq!(config.model.audio.as_ref().unwrap().depths, [2, 6]);
+        assert_eq!(depths(&config), [2, 6]);
         assert_eq!(config.optim.grad_clip_norm, Some(1.0));
         config.set("optim.grad_clip_norm=").unwrap();
         assert_eq!(config.optim.grad_clip_norm, None);

@@ -4,7 +4,7 @@
 //! let unknown fields pass; so every key is compared with those of the fully populated default.
 
 use clap_audio::FeatureConfig;
-use clap_encoders::{AudioConfig, TextConfig};
+use clap_encoders::TextConfig;
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -40,7 +40,7 @@ pub(crate) fn serialize_features<S: Serializer>(
 pub(crate) fn parse(text: &str, origin: &str) -> Result<TrainConfig> {
     let refused = |e: toml::de::Error| Error::Toml { origin: origin.to_owned(), message: e.to_string() };
     let table: Table = toml::from_str(text).map_err(refused)?;
-    check(&table, &known(), "", origin)?;
+    check(&table, &known(&table), "", origin)?;
     // From the text again rather than the table: its errors show the line.
     toml::from_str(text).map_err(refused)
 }
@@ -51,16 +51,20 @@ pub(crate) fn set(config: &TrainConfig, assignment: &str) -> Result<TrainConfig>
         return Err(Error::config(assignment, "has no value; write KEY=VALUE, as in optim.lr=1e-4"));
     };
     let (key, value) = (key.trim(), value.trim());
-    let known = known();
-    if lookup(&known, key).is_none() {
-        return Err(unknown(key, &known, "the override"));
-    }
     let text = config.to_toml()?;
     let mut table: Table = toml::from_str(&text).map_err(|e| Error::config(key, e.to_string()))?;
+    if key == TOWER {
+        // Another tower has other keys.
+        remove(&mut table, "model.audio");
+    }
     if value.is_empty() {
         remove(&mut table, key);
     } else {
         insert(&mut table, key, value_of(value));
+    }
+    let known = known(&table);
+    if lookup(&known, key).is_none() {
+        return Err(unknown(key, &known, "the override"));
     }
     // A table given whole (`augment.spec_augment={…}`) may hold unknown keys of its own.
     check(&table, &known, "", "the override")?;
@@ -75,10 +79,16 @@ fn value_of(text: &str) -> Value {
     parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// Every key there is: the default configuration with its optional tables present.
-fn known() -> Json {
+/// The key that says which audio tower the others of its table are of.
+const TOWER: &str = "model.audio.model_type";
+
+/// Every key there is: the default configuration with its optional tables present, and the audio tower that `table` names.
+fn known(table: &Table) -> Json {
     let mut config = TrainConfig { features: Some(FeatureConfig::default()), ..TrainConfig::default() };
-    config.model.audio = Some(AudioConfig::default());
+    let kind = TOWER.split('.').try_fold(&Value::Table(table.clone()), |at, part| at.get(part)).cloned();
+    // An unknown tower is refused where the configuration is read, with the names of those that there are.
+    let named = kind.map(|kind| Table::from_iter([("model_type".to_owned(), kind)]));
+    config.model.audio = Some(named.and_then(|audio| audio.try_into().ok()).unwrap_or_default());
     config.model.text = Some(TextConfig::default());
     config.augment.spec_augment = Some(SpecAugmentConfig::default());
     serde_json::to_value(config).expect("a configuration of numbers, strings and tables is JSON")
@@ -190,10 +200,31 @@ mod tests {
 
     #[test]
     fn the_default_knows_its_optional_keys() {
-        let known = known();
+        let known = known(&Table::new());
         for key in ["optim.grad_clip_norm", "data.valid", "augment.spec_augment.time_stripes", "model.audio.depths"] {
             assert!(lookup(&known, key).is_some(), "{key}");
         }
         assert!(lookup(&known, "optim.lr.x").is_none());
+    }
+
+    #[test]
+    fn the_audio_tower_decides_which_keys_there_are() {
+        let pann = "[model.audio]\nmodel_type = \"pann\"\nblock_widths = [8, 12]\npooled_blocks = 2";
+        let config = parse(pann, "recipe.toml").unwrap();
+        let audio = config.model.audio.as_ref().unwrap();
+        assert_eq!(audio.min_frames(), 4);
+        let again = parse(&config.to_toml().unwrap(), "config.toml").unwrap();
+        assert_eq!(again.model.audio.as_ref(), Some(audio));
+        let set_again = set(&config, "model.audio.pooled_blocks=1").unwrap();
+        assert_eq!(set_again.model.audio.unwrap().min_frames(), 2);
+
+        let error = parse(&format!("{pann}\ndepths = [2]"), "recipe.toml").unwrap_err().to_string();
+        assert!(error.contains("model.audio.depths"), "{error}");
+        let error = set(&config, "model.audio.spec_size=64").unwrap_err().to_string();
+        assert!(error.contains("model.audio.spec_size"), "{error}");
+        let htsat = set(&config, "model.audio.model_type=clap_audio_model").unwrap();
+        assert_eq!(htsat.model.audio, Some(clap_encoders::AudioConfig::default()));
+        let error = set(&config, "model.audio.model_type=cnn").unwrap_err().to_string();
+        assert!(error.contains("cnn") && error.contains("pann"), "{error}");
     }
 }

@@ -239,21 +239,29 @@ fn check_measurable(names: &[String], data: &DataSet) -> Result<()> {
 /// The front end and the audio tower have to agree.
 fn check_front_end(model: &ClapConfig, features: &FeatureConfig) -> Result<()> {
     let audio = &model.audio_config;
-    if features.feature_size != audio.num_mel_bins {
-        let reason = format!("is {}, but model.audio.num_mel_bins is {}", features.feature_size, audio.num_mel_bins);
+    if features.feature_size != audio.num_mel_bins() {
+        let reason = format!("is {}, but model.audio.num_mel_bins is {}", features.feature_size, audio.num_mel_bins());
         return Err(Error::config("features.feature_size", reason));
     }
-    if (features.truncation == Truncation::Fusion) != audio.enable_fusion {
+    let fuses = audio.fusion().is_some();
+    if (features.truncation == Truncation::Fusion) != fuses {
         let reason = format!(
-            "is {:?}, but model.audio.enable_fusion is {}; \"fusion\" goes with true, \"rand_trunc\" with false",
-            features.truncation, audio.enable_fusion
+            "is {:?}, but model.audio.enable_fusion is {fuses}; \"fusion\" goes with true, \"rand_trunc\" with false",
+            features.truncation
         );
         return Err(Error::config("features.truncation", reason));
     }
-    let (frames, most) = (features.frames(), audio.image_frames());
-    if frames > most {
+    let (frames, fewest) = (features.frames(), audio.min_frames());
+    if let Some(most) = audio.max_frames().filter(|&most| frames > most) {
         let reason = format!(
             "is {} s, {frames} frames, but the tower's image (model.audio.spec_size) holds {most}",
+            features.max_length_s
+        );
+        return Err(Error::config("features.max_length_s", reason));
+    }
+    if frames < fewest {
+        let reason = format!(
+            "is {} s, {frames} frames, but the tower (model.audio.pooled_blocks) takes {fewest} at least",
             features.max_length_s
         );
         return Err(Error::config("features.max_length_s", reason));

@@ -5,7 +5,7 @@
 //! same and takes nothing from here: who has a bare file calls these, and [`Checkpoint::build`] with the result.
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{AudioConfig, FusionType, TextConfig, TextModelType};
+use crate::config::{AudioConfig, FusionType, HtsAtConfig, TextConfig, TextModelType};
 use crate::text;
 
 const ENCODER: &str = "audio_model.audio_encoder";
@@ -22,9 +22,13 @@ const BERT_CLS: u32 = 101;
 const BERT_SEP: u32 = 102;
 
 impl Checkpoint {
-    /// Sizes of an HTS-AT tower, or `None` where the file holds none.
+    /// Kind and sizes of the audio tower, or `None` where the file holds none that is known.
     #[must_use]
     pub fn detect_audio_config(&self) -> Option<AudioConfig> {
+        self.detect_htsat().map(AudioConfig::HtsAt)
+    }
+
+    fn detect_htsat(&self) -> Option<HtsAtConfig> {
         let at = |key: &str| self.shape(&format!("{ENCODER}.{key}"));
         let proj = at("patch_embed.proj.weight")?;
         let (&[width, channels, patch, _], &[num_mel_bins]) = (proj, at("batch_norm.weight")?) else { return None };
@@ -49,7 +53,7 @@ impl Checkpoint {
             (Some(_), Some(_)) => Some(FusionType::Aff2d),
             (None, _) => None,
         };
-        let default = AudioConfig::default();
+        let default = HtsAtConfig::default();
         let aff_block_r = match at("patch_embed.fusion_model.local_att.0.weight") {
             // Several reductions may round to one width; the usual one is preferred.
             Some(&[inner, ..]) if inner > 0 && width / default.aff_block_r != inner => width / inner,
@@ -60,7 +64,7 @@ impl Checkpoint {
             Some(&[windows, ..]) => windows.isqrt() * window_size * patch,
             _ => default.spec_size,
         };
-        Some(AudioConfig {
+        Some(HtsAtConfig {
             window_size,
             num_mel_bins,
             spec_size,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
-use crate::config::{ClapConfig, FusionType, TextModelType};
+use crate::config::{AudioConfig, ClapConfig, FusionType, TextModelType};
 
 /// `model_type` of a CLAP model in `config.json`.
 pub(super) const MODEL_TYPE: &str = "clap";
@@ -45,22 +45,12 @@ pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
         out.insert(format!("{text}.token_type_ids"), Tensor::zeros((1, positions), DType::I64, &cpu)?);
     }
 
-    let audio = &config.audio_config;
     let encoder = "audio_model.audio_encoder";
     let counter = || Tensor::zeros((), DType::I64, &cpu);
     out.insert(format!("{encoder}.batch_norm.num_batches_tracked"), counter()?);
-    let branches: &[(&str, [usize; 2])] = match audio.fusion() {
-        None | Some(FusionType::ChannelMap | FusionType::Daf2d) => &[],
-        Some(FusionType::Aff2d) => &[("local_att", [1, 4]), ("global_att", [2, 5])],
-        Some(FusionType::Iaff2d) => {
-            &[("local_att", [1, 4]), ("global_att", [2, 5]), ("local_att2", [1, 4]), ("global_att2", [2, 5])]
-        }
-    };
-    for (branch, norms) in branches {
-        for norm in norms {
-            let key = format!("{encoder}.patch_embed.fusion_model.{branch}.{norm}.num_batches_tracked");
-            out.insert(key, counter()?);
-        }
+    let AudioConfig::HtsAt(audio) = &config.audio_config else { return Ok(out) };
+    for norm in fusion_norms(audio.fusion()) {
+        out.insert(format!("{encoder}.patch_embed.fusion_model.{norm}.num_batches_tracked"), counter()?);
     }
     for (i, &depth) in audio.depths.iter().enumerate() {
         let window = audio.stage_window(i);
@@ -73,13 +63,32 @@ pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
     Ok(out)
 }
 
+/// The batch norms of a fusion module.
+fn fusion_norms(fusion: Option<FusionType>) -> &'static [&'static str] {
+    match fusion {
+        None | Some(FusionType::ChannelMap | FusionType::Daf1d | FusionType::Daf2d) => &[],
+        Some(FusionType::Aff1d | FusionType::Aff2d) => &["local_att.1", "local_att.4", "global_att.2", "global_att.5"],
+        Some(FusionType::Iaff1d | FusionType::Iaff2d) => &[
+            "local_att.1",
+            "local_att.4",
+            "global_att.2",
+            "global_att.5",
+            "local_att2.1",
+            "local_att2.4",
+            "global_att2.2",
+            "global_att2.5",
+        ],
+    }
+}
+
 /// `config.json` with the keys by which `transformers` recognises the model.
 pub(super) fn config_json(config: &ClapConfig) -> serde_json::Result<Value> {
     let mut json = serde_json::to_value(config)?;
     json["architectures"] = json!(["ClapModel"]);
     json["model_type"] = json!(MODEL_TYPE);
-    json["audio_config"]["model_type"] = json!("clap_audio_model");
-    json["audio_config"]["num_hidden_layers"] = json!(config.audio_config.depths.len());
+    if let AudioConfig::HtsAt(audio) = &config.audio_config {
+        json["audio_config"]["num_hidden_layers"] = json!(audio.depths.len());
+    }
     for part in ["text_config", "audio_config"] {
         json[part]["projection_dim"] = json!(config.projection_dim);
         json[part]["projection_hidden_act"] = json!(config.projection_hidden_act);

@@ -17,7 +17,7 @@ use clap_nn::WindowGeometry;
 use clap_nn::init::{seeded_vars, torch_default};
 
 use super::{hf, laion, save, torch_save};
-use crate::config::{AudioConfig, ClapConfig};
+use crate::config::{AudioConfig, ClapConfig, HtsAtConfig};
 use crate::error::{Error, Result};
 use crate::transform::Transform;
 
@@ -43,7 +43,9 @@ pub fn save_laion(
     // `laion_clap` deletes this one, whichever text tower it has, and fails where there is none.
     all.entry("text_model.embeddings.position_ids".to_owned()).or_insert(positions(config)?);
     all.extend(front_end(features)?);
-    all.extend(masks(&config.audio_config)?);
+    if let AudioConfig::HtsAt(audio) = &config.audio_config {
+        all.extend(masks(audio)?);
+    }
     all.extend(heads(config)?);
     all.extend(tensors.iter().map(|(key, tensor)| (key.clone(), tensor.clone())));
     // Hugging Face's alone.
@@ -97,7 +99,7 @@ fn front_end(features: &FeatureConfig) -> Result<Vec<(String, Tensor)>> {
 }
 
 /// What may attend to what in shifted windows, `(windows, area, area)`: 0 within a region, -100 across.
-fn masks(config: &AudioConfig) -> Result<Vec<(String, Tensor)>> {
+fn masks(config: &HtsAtConfig) -> Result<Vec<(String, Tensor)>> {
     const APART: f32 = -100.0;
     let mut masks = Vec::new();
     for (stage, &depth) in config.depths.iter().enumerate() {
@@ -130,12 +132,17 @@ fn heads(config: &ClapConfig) -> Result<HashMap<String, Tensor>> {
     for modality in ["audio_transform", "text_transform"] {
         Transform::new(config.projection_dim, config.mlp_dropout, vb.pp(modality))?;
     }
-    let (audio, encoder) = (&config.audio_config, vb.pp("audio_model").pp("audio_encoder"));
-    let classes = audio.num_classes;
-    // Rows of the last stage that one strip of the spectrogram has.
-    let rows = (audio.stage_side(audio.depths.len() - 1) / audio.strips()).max(1);
-    layer(&[classes, audio.hidden_size, rows, 3], encoder.pp("tscam_conv"))?;
-    layer(&[classes, classes], encoder.pp("head"))?;
+    let encoder = vb.pp("audio_model").pp("audio_encoder");
+    match &config.audio_config {
+        AudioConfig::HtsAt(audio) => {
+            let classes = audio.num_classes;
+            // Rows of the last stage that one strip of the spectrogram has.
+            let rows = (audio.stage_side(audio.depths.len() - 1) / audio.strips()).max(1);
+            layer(&[classes, audio.hidden_size, rows, 3], encoder.pp("tscam_conv"))?;
+            layer(&[classes, classes], encoder.pp("head"))?;
+        }
+        AudioConfig::Pann(audio) => layer(&[audio.num_classes, audio.hidden_size], encoder.pp("fc_audioset"))?,
+    }
     Ok(vars.to_tensors())
 }
 

@@ -1,299 +1,121 @@
-//! `audio_config`: the HTS-AT tower.
+//! `audio_config`: the audio tower, whichever it is.
 
-use clap_nn::Activation;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Map, Value};
 
-use super::{DEEPEST, WIDEST, epsilon, heads, rate, size, spread};
-use crate::error::{Error, Result};
+use super::{FusionType, HtsAtConfig, PannConfig};
+use crate::error::Result;
 
-/// Side of a window: its relative positions make a table of the fourth power.
-const LARGEST_WINDOW: usize = 64;
-/// Side of the image.
-const LARGEST_IMAGE: usize = 1 << 13;
-
-/// How a fused model joins the global and the local views of a long clip (LAION's `fusion_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FusionType {
-    /// Attentional feature fusion of the patch maps; what every published fused checkpoint uses.
-    #[serde(rename = "aff_2d")]
-    Aff2d,
-    /// Attentional feature fusion twice over.
-    #[serde(rename = "iaff_2d")]
-    Iaff2d,
-    /// The sum of the patch maps.
-    #[serde(rename = "daf_2d")]
-    Daf2d,
-    /// The four views as four channels of the patch embedding.
-    #[serde(rename = "channel_map")]
-    ChannelMap,
-}
-
-/// Sizes of the audio tower (`ClapAudioConfig`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AudioConfig {
-    /// Side of an attention window, in tokens.
-    pub window_size: usize,
-    /// Mel bins of the input.
-    pub num_mel_bins: usize,
-    /// Side of the square image that the spectrogram is folded into; `spec_size² / num_mel_bins` frames fill it.
-    pub spec_size: usize,
-    /// Activation of the feed-forward layers.
-    pub hidden_act: Activation,
-    /// Side of a patch.
-    pub patch_size: usize,
-    /// Step between patches, `[rows, columns]`; patches do not overlap here, so it equals `patch_size`.
-    #[serde(deserialize_with = "one_or_two")]
-    pub patch_stride: [usize; 2],
-    /// Classes of the tagging head of the original network; part of the file format, unused by CLAP.
-    pub num_classes: usize,
-    /// Width of the tower's output: `patch_embeds_hidden_size · 2^(stages - 1)`.
-    pub hidden_size: usize,
-    /// Blocks of each stage.
-    pub depths: Vec<usize>,
-    /// Attention heads of each stage.
-    pub num_attention_heads: Vec<usize>,
-    /// Takes four views of a clip (whole, front, middle, back) and joins them.
-    pub enable_fusion: bool,
-    /// How views are joined; Hugging Face leaves it out for [`FusionType::Aff2d`].
-    #[serde(deserialize_with = "fusion_type")]
-    pub fusion_type: Option<FusionType>,
-    /// Channels of one view.
-    pub patch_embed_input_channels: usize,
-    /// Width of the patch embedding.
-    pub patch_embeds_hidden_size: usize,
-    /// Layer norm after the patch embedding.
-    pub enable_patch_layer_norm: bool,
-    /// Stochastic depth of the last block in training; earlier blocks rise to it linearly from zero, in both residual
-    /// branches, as in LAION's program (0.1 there).
-    pub drop_path_rate: f64,
-    /// Bias of the query, key and value layers.
-    pub qkv_bias: bool,
-    /// Width of a feed-forward layer over the width of its block.
-    pub mlp_ratio: f64,
-    /// Reduction of the channel bottleneck in attentional feature fusion.
-    pub aff_block_r: usize,
-    /// Epsilon of the blocks' layer norms; those of patches, merging and output are 1e-5.
-    pub layer_norm_eps: f64,
-    /// Standard deviation of the normal distribution that linear layers and bias tables begin with. The default is that of wide towers;
-    /// towers a tenth as wide learn faster from 0.06 or more.
-    pub initializer_range: f64,
+/// Sizes of the audio tower. `model_type` says which tower it is; a file that leaves it out has HTS-AT, as every file of
+/// Hugging Face's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "model_type")]
+pub enum AudioConfig {
+    /// HTS-AT; `transformers` knows no other.
+    #[serde(rename = "clap_audio_model")]
+    HtsAt(HtsAtConfig),
+    /// A convolutional network of PANNs: an extension of Hugging Face's format, which `transformers` cannot load.
+    #[serde(rename = "pann")]
+    Pann(PannConfig),
 }
 
 impl Default for AudioConfig {
     fn default() -> Self {
-        Self {
-            window_size: 8,
-            num_mel_bins: 64,
-            spec_size: 256,
-            hidden_act: Activation::Gelu,
-            patch_size: 4,
-            patch_stride: [4, 4],
-            num_classes: 527,
-            hidden_size: 768,
-            depths: vec![2, 2, 6, 2],
-            num_attention_heads: vec![4, 8, 16, 32],
-            enable_fusion: false,
-            fusion_type: None,
-            patch_embed_input_channels: 1,
-            patch_embeds_hidden_size: 96,
-            enable_patch_layer_norm: true,
-            drop_path_rate: 0.0,
-            qkv_bias: true,
-            mlp_ratio: 4.0,
-            aff_block_r: 4,
-            layer_norm_eps: 1e-5,
-            initializer_range: 0.02,
+        Self::HtsAt(HtsAtConfig::default())
+    }
+}
+
+impl From<HtsAtConfig> for AudioConfig {
+    fn from(config: HtsAtConfig) -> Self {
+        Self::HtsAt(config)
+    }
+}
+
+impl From<PannConfig> for AudioConfig {
+    fn from(config: PannConfig) -> Self {
+        Self::Pann(config)
+    }
+}
+
+impl<'de> Deserialize<'de> for AudioConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // serde's own tagged enums demand the tag, which Hugging Face's older files leave out.
+        let mut fields = Map::deserialize(deserializer)?;
+        let kind = fields.remove("model_type").unwrap_or(Value::Null);
+        let fields = Value::Object(fields);
+        match &kind {
+            Value::Null => HtsAtConfig::deserialize(fields).map(Self::HtsAt),
+            Value::String(name) if name == "clap_audio_model" => HtsAtConfig::deserialize(fields).map(Self::HtsAt),
+            Value::String(name) if name == "pann" => PannConfig::deserialize(fields).map(Self::Pann),
+            other => {
+                return Err(de::Error::custom(format!(
+                    "the audio tower's `model_type` is {other}; \"clap_audio_model\" (HTS-AT) and \"pann\" are known"
+                )));
+            }
         }
+        .map_err(de::Error::custom)
     }
 }
 
 impl AudioConfig {
+    /// Mel bins of the input.
+    #[must_use]
+    pub fn num_mel_bins(&self) -> usize {
+        match self {
+            Self::HtsAt(config) => config.num_mel_bins,
+            Self::Pann(config) => config.num_mel_bins,
+        }
+    }
+
+    /// Width of the tower's output.
+    #[must_use]
+    pub fn hidden_size(&self) -> usize {
+        match self {
+            Self::HtsAt(config) => config.hidden_size,
+            Self::Pann(config) => config.hidden_size,
+        }
+    }
+
     /// How views are joined, or `None` where one view is taken.
     #[must_use]
     pub fn fusion(&self) -> Option<FusionType> {
-        self.enable_fusion.then(|| self.fusion_type.unwrap_or(FusionType::Aff2d))
+        match self {
+            Self::HtsAt(config) => config.fusion(),
+            Self::Pann(config) => config.fusion(),
+        }
     }
 
     /// Views of a clip that the tower takes: 1, or 4 with fusion.
     #[must_use]
     pub fn views(&self) -> usize {
-        if self.enable_fusion { 4 } else { 1 }
+        if self.fusion().is_some() { FUSED_VIEWS } else { 1 }
     }
 
-    /// Strips that the spectrogram is cut into along time, stacked along frequency.
+    /// The fewest frames that the tower takes.
     #[must_use]
-    pub fn strips(&self) -> usize {
-        self.spec_size / self.num_mel_bins
+    pub fn min_frames(&self) -> usize {
+        match self {
+            Self::HtsAt(_) => 1,
+            Self::Pann(config) => config.min_frames(),
+        }
     }
 
-    /// Frames that fill the image; fewer are stretched to it.
+    /// The most frames that the tower takes, or `None` where any number will do.
     #[must_use]
-    pub fn image_frames(&self) -> usize {
-        self.spec_size * self.strips()
-    }
-
-    /// Tokens along each side of the patch grid.
-    #[must_use]
-    pub fn grid(&self) -> usize {
-        self.spec_size / self.patch_size
-    }
-
-    /// Width of stage `i`.
-    #[must_use]
-    pub fn stage_width(&self, i: usize) -> usize {
-        self.patch_embeds_hidden_size << i
-    }
-
-    /// Width of the feed-forward layers of stage `i`.
-    #[must_use]
-    pub fn stage_hidden(&self, i: usize) -> usize {
-        (self.stage_width(i) as f64 * self.mlp_ratio) as usize
-    }
-
-    /// Tokens along each side in stage `i`.
-    #[must_use]
-    pub fn stage_side(&self, i: usize) -> usize {
-        self.grid() >> i
-    }
-
-    /// Side of the windows in stage `i`: no larger than the stage itself.
-    #[must_use]
-    pub fn stage_window(&self, i: usize) -> usize {
-        self.window_size.min(self.stage_side(i))
+    pub fn max_frames(&self) -> Option<usize> {
+        match self {
+            Self::HtsAt(config) => Some(config.image_frames()),
+            Self::Pann(_) => None,
+        }
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        let key = |name: &str| format!("audio_config.{name}");
-        for (name, value, limit) in [
-            ("window_size", self.window_size, LARGEST_WINDOW),
-            ("num_mel_bins", self.num_mel_bins, LARGEST_IMAGE),
-            ("spec_size", self.spec_size, LARGEST_IMAGE),
-            ("patch_size", self.patch_size, LARGEST_IMAGE),
-            ("hidden_size", self.hidden_size, WIDEST),
-            ("patch_embeds_hidden_size", self.patch_embeds_hidden_size, WIDEST),
-            ("aff_block_r", self.aff_block_r, WIDEST),
-        ] {
-            size(&key(name), value, limit)?;
+        match self {
+            Self::HtsAt(config) => config.validate(),
+            Self::Pann(config) => config.validate(),
         }
-        if self.patch_embed_input_channels != 1 {
-            let found = self.patch_embed_input_channels;
-            return Err(Error::config(
-                key("patch_embed_input_channels"),
-                format!("{found}, but a view of a mono clip has 1 channel; more views are `enable_fusion`"),
-            ));
-        }
-        if self.patch_stride != [self.patch_size; 2] {
-            return Err(Error::config(
-                key("patch_stride"),
-                format!(
-                    "{:?} differs from patch_size {}; overlapping patches are not supported",
-                    self.patch_stride, self.patch_size
-                ),
-            ));
-        }
-        for (name, part) in [("num_mel_bins", self.num_mel_bins), ("patch_size", self.patch_size)] {
-            if !self.spec_size.is_multiple_of(part) {
-                return Err(Error::config(
-                    key("spec_size"),
-                    format!("{} is no multiple of {name} {part}", self.spec_size),
-                ));
-            }
-        }
-        self.validate_stages()?;
-        epsilon(&key("layer_norm_eps"), self.layer_norm_eps)?;
-        rate(&key("drop_path_rate"), self.drop_path_rate)?;
-        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {
-            return Err(Error::config(key("mlp_ratio"), format!("{} is not between 0 and 64", self.mlp_ratio)));
-        }
-        if self.stage_hidden(0) == 0 {
-            return Err(Error::config(
-                key("mlp_ratio"),
-                format!("{} of patch_embeds_hidden_size {} is no width", self.mlp_ratio, self.patch_embeds_hidden_size),
-            ));
-        }
-        spread(&key("initializer_range"), self.initializer_range)?;
-        if matches!(self.fusion(), Some(FusionType::Aff2d | FusionType::Iaff2d))
-            && self.patch_embeds_hidden_size < self.aff_block_r
-        {
-            return Err(Error::config(
-                key("aff_block_r"),
-                format!(
-                    "{} reduces patch_embeds_hidden_size {} to nothing",
-                    self.aff_block_r, self.patch_embeds_hidden_size
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    fn validate_stages(&self) -> Result<()> {
-        let key = |name: &str| format!("audio_config.{name}");
-        let stages = self.depths.len();
-        if stages == 0 || self.depths.iter().any(|&d| d == 0 || d > DEEPEST) {
-            return Err(Error::config(key("depths"), format!("{:?} is no list of blocks per stage", self.depths)));
-        }
-        if self.num_attention_heads.len() != stages {
-            return Err(Error::config(
-                key("num_attention_heads"),
-                format!("{:?} has not one entry for each of the {stages} stages of `depths`", self.num_attention_heads),
-            ));
-        }
-        // Every stage but the last halves the grid.
-        if stages > 16 || !self.grid().is_multiple_of(1 << (stages - 1)) {
-            return Err(Error::config(
-                key("depths"),
-                format!(
-                    "{stages} stages halve a grid of {} (spec_size / patch_size) {} times",
-                    self.grid(),
-                    stages - 1
-                ),
-            ));
-        }
-        for (i, &n) in self.num_attention_heads.iter().enumerate() {
-            heads(&key("num_attention_heads"), n, self.stage_width(i))?;
-            let (side, window) = (self.stage_side(i), self.stage_window(i));
-            if !side.is_multiple_of(window) {
-                return Err(Error::config(
-                    key("window_size"),
-                    format!("windows of {window} do not tile the {side} x {side} tokens of stage {i}"),
-                ));
-            }
-        }
-        let width = self.stage_width(stages - 1);
-        if self.hidden_size != width {
-            return Err(Error::config(
-                key("hidden_size"),
-                format!(
-                    "{} is not the output width: patch_embeds_hidden_size {} doubled at each of {} mergings gives {width}",
-                    self.hidden_size,
-                    self.patch_embeds_hidden_size,
-                    stages - 1
-                ),
-            ));
-        }
-        Ok(())
     }
 }
 
-/// `4` or `[4, 4]`, as Hugging Face allows both.
-fn one_or_two<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<[usize; 2], D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrTwo {
-        One(usize),
-        Two([usize; 2]),
-    }
-    Ok(match OneOrTwo::deserialize(deserializer)? {
-        OneOrTwo::One(n) => [n, n],
-        OneOrTwo::Two(pair) => pair,
-    })
-}
-
-/// LAION writes the string `None` where Hugging Face writes null.
-fn fusion_type<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<FusionType>, D::Error> {
-    match Option::<String>::deserialize(deserializer)?.as_deref() {
-        None | Some("None") => Ok(None),
-        Some(name) => FusionType::deserialize(serde::de::value::StrDeserializer::new(name)).map(Some),
-    }
-}
+/// Views of a clip that a fused tower takes: the whole of it, and its front, middle and back.
+pub(crate) const FUSED_VIEWS: usize = 4;

@@ -3,6 +3,9 @@
 //! model does not use is ignored.
 
 mod audio;
+mod fusion;
+mod htsat;
+mod pann;
 mod text;
 
 use std::path::Path;
@@ -10,7 +13,11 @@ use std::path::Path;
 use clap_nn::Activation;
 use serde::{Deserialize, Serialize};
 
-pub use audio::{AudioConfig, FusionType};
+pub use audio::AudioConfig;
+pub(crate) use audio::FUSED_VIEWS;
+pub use fusion::FusionType;
+pub use htsat::HtsAtConfig;
+pub use pann::PannConfig;
 pub use text::{TextConfig, TextModelType};
 
 use crate::error::{Error, Result};
@@ -171,7 +178,7 @@ mod tests {
     fn an_empty_file_is_hugging_faces_default() {
         let config = accepts("{}");
         assert_eq!(config, ClapConfig::default());
-        assert_eq!((config.audio_config.hidden_size, config.text_config.max_position_embeddings), (768, 514));
+        assert_eq!((config.audio_config.hidden_size(), config.text_config.max_position_embeddings), (768, 514));
         assert_eq!(config.text_config.layer_norm_eps, 1e-12);
     }
 
@@ -182,17 +189,25 @@ mod tests {
                 "audio_config":{"enable_fusion":true,"fusion_type":null,"patch_stride":4,"amodel":"HTSAT"}}"#,
         );
         assert_eq!(config.audio_config.fusion(), Some(FusionType::Aff2d));
-        assert_eq!(config.audio_config.patch_stride, [4, 4]);
+        let AudioConfig::HtsAt(audio) = config.audio_config else { panic!("not an HTS-AT") };
+        assert_eq!(audio.patch_stride, [4, 4]);
     }
 
     #[test]
     fn what_is_written_is_what_is_read() {
         let mut config = ClapConfig::default();
-        config.audio_config.depths = vec![1, 2, 3, 1];
-        config.audio_config.enable_fusion = true;
-        config.audio_config.fusion_type = Some(FusionType::Iaff2d);
-        let again: ClapConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
-        assert_eq!(again, config);
+        let htsat = HtsAtConfig {
+            depths: vec![1, 2, 3, 1],
+            enable_fusion: true,
+            fusion_type: Some(FusionType::Iaff2d),
+            ..HtsAtConfig::default()
+        };
+        let pann = PannConfig { enable_fusion: true, fusion_type: Some(FusionType::Daf1d), ..PannConfig::cnn6() };
+        for audio in [AudioConfig::from(htsat), AudioConfig::from(pann)] {
+            config.audio_config = audio;
+            let again: ClapConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+            assert_eq!(again, config);
+        }
     }
 
     #[test]
@@ -258,6 +273,47 @@ mod tests {
         refuses(r#"{"audio_config":{"depths":[2,2,1001,2]}}"#, "audio_config.depths");
         refuses(r#"{"audio_config":{"mlp_ratio":0.01}}"#, "audio_config.mlp_ratio");
         accepts(r#"{"audio_config":{"mlp_ratio":0.0105}}"#);
+    }
+
+    #[test]
+    fn model_type_names_the_audio_tower() {
+        for json in [r#"{"audio_config":{}}"#, r#"{"audio_config":{"model_type":"clap_audio_model"}}"#] {
+            assert_eq!(accepts(json), ClapConfig::default());
+        }
+        let config = accepts(r#"{"audio_config":{"model_type":"pann","block_widths":[3,5],"pooled_blocks":2}}"#);
+        assert_eq!((config.audio_config.num_mel_bins(), config.audio_config.hidden_size()), (64, 2048));
+        assert_eq!((config.audio_config.min_frames(), config.audio_config.max_frames()), (4, None));
+        for (json, part) in [(r#""cnn""#, "\"pann\""), ("7", "`model_type` is 7")] {
+            let json = format!(r#"{{"audio_config":{{"model_type":{json}}}}}"#);
+            let e = serde_json::from_str::<ClapConfig>(&json).unwrap_err().to_string();
+            assert!(e.contains(part), "{e}");
+        }
+    }
+
+    #[test]
+    fn each_impossible_pann_is_named() {
+        for (fields, key) in [
+            (r#""num_mel_bins":0"#, "num_mel_bins"),
+            (r#""block_widths":[]"#, "block_widths"),
+            (r#""block_widths":[4,65537]"#, "block_widths"),
+            (r#""kernel_size":4"#, "kernel_size"),
+            (r#""kernel_size":17"#, "kernel_size"),
+            (r#""convolutions_per_block":0"#, "convolutions_per_block"),
+            (r#""pooled_blocks":7"#, "pooled_blocks"),
+            (r#""num_mel_bins":16"#, "pooled_blocks"),
+            (r#""dropout":1.0"#, "dropout"),
+            (r#""output_dropout":-0.5"#, "output_dropout"),
+            (r#""enable_fusion":true,"num_mel_bins":65"#, "fusion_type"),
+            (r#""enable_fusion":true,"pooled_blocks":0"#, "fusion_type"),
+            (r#""enable_fusion":true,"aff_block_r":65"#, "aff_block_r"),
+            (r#""enable_fusion":true,"fusion_type":"iaff_1d","num_mel_bins":65,"aff_block_r":66"#, "aff_block_r"),
+        ] {
+            let json = format!(r#"{{"audio_config":{{"model_type":"pann",{fields}}}}}"#);
+            refuses(&json, &format!("audio_config.{key}"));
+        }
+        accepts(
+            r#"{"audio_config":{"model_type":"pann","num_mel_bins":33,"enable_fusion":true,"fusion_type":"aff_1d"}}"#,
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::config::AudioConfig;
+use crate::config::HtsAtConfig;
 
 /// Stretches the time axis to the image's number of frames and folds it into strips.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct MelImage {
 }
 
 impl MelImage {
-    pub(super) fn new(config: &AudioConfig) -> Self {
+    pub(super) fn new(config: &HtsAtConfig) -> Self {
         Self {
             bins: config.num_mel_bins,
             strips: config.strips(),
@@ -77,7 +77,7 @@ mod tests {
     use candle_core::Device;
 
     fn image(spec: usize, bins: usize) -> MelImage {
-        MelImage::new(&AudioConfig { spec_size: spec, num_mel_bins: bins, ..AudioConfig::default() })
+        MelImage::new(&HtsAtConfig { spec_size: spec, num_mel_bins: bins, ..HtsAtConfig::default() })
     }
 
     #[test]

@@ -6,8 +6,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::{LayerNorm, Mode, PatchConv};
 
-use super::fusion::Fusion;
-use crate::config::{AudioConfig, FusionType};
+use crate::config::{FUSED_VIEWS, FusionType, HtsAtConfig};
+use crate::fusion::{Fusion, LongerClips};
 use crate::taps::Taps;
 
 /// Epsilon of the layer norms that no config key reaches.
@@ -35,19 +35,16 @@ struct LocalViews {
 }
 
 impl PatchEmbed {
-    pub(super) fn new(config: &AudioConfig, vb: VarBuilder<'_>) -> Result<Self> {
+    pub(super) fn new(config: &HtsAtConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (patch, width) = (config.patch_size, config.patch_embeds_hidden_size);
         let fusion = config.fusion();
-        let channels = if fusion == Some(FusionType::ChannelMap) { config.views() } else { 1 };
+        let channels = if fusion == Some(FusionType::ChannelMap) { FUSED_VIEWS } else { 1 };
         let local = match fusion {
-            None => None,
-            Some(fusion) => match Fusion::new(fusion, config, vb.pp("fusion_model"))? {
-                None => None,
-                Some(fusion) => Some(LocalViews {
-                    mel_conv2d: PatchConv::new(1, width, (patch, patch * LOCAL_WIDTH), vb.pp("mel_conv2d"))?,
-                    fusion,
-                }),
-            },
+            Some(fusion) if fusion.is_2d() => Some(LocalViews {
+                mel_conv2d: PatchConv::new(1, width, (patch, patch * LOCAL_WIDTH), vb.pp("mel_conv2d"))?,
+                fusion: Fusion::new(fusion, width, config.aff_block_r, vb.pp("fusion_model"))?,
+            }),
+            _ => None,
         };
         let norm = match config.enable_patch_layer_norm {
             true => Some(LayerNorm::new(width, LAYER_NORM_EPS, vb.pp("norm"))?),
@@ -62,20 +59,20 @@ impl PatchEmbed {
         })
     }
 
-    /// `(B, views, spec, spec)` → `(B, grid², width)`. Local views are joined in for the rows of `is_longer` alone.
+    /// `(B, views, spec, spec)` → `(B, grid², width)`. Local views are joined in for the longer clips alone.
     pub(super) fn forward_t(
         &self,
         xs: &Tensor,
-        is_longer: &[bool],
+        longer: Option<&LongerClips>,
         mode: &mut Mode,
         taps: &mut Taps<'_>,
     ) -> Result<Tensor> {
         let ys = self.proj.forward(&xs.narrow(1, 0, self.channels)?.contiguous()?)?; // (B, grid, grid, width)
         taps.see(format_args!("patch_proj"), &ys);
         let ys = ys.flatten(1, 2)?; // (B, grid², width)
-        let ys = match &self.local {
-            Some(local) => local.join(&ys, xs, is_longer, self.grid, mode)?,
-            None => ys,
+        let ys = match (&self.local, longer) {
+            (Some(local), Some(longer)) => local.join(&ys, xs, longer, self.grid, mode)?,
+            _ => ys,
         };
         match &self.norm {
             Some(norm) => norm.forward(&ys),
@@ -85,28 +82,11 @@ impl PatchEmbed {
 }
 
 impl LocalViews {
-    /// Replaces the rows of `global` `(B, grid², width)` that are longer by their fusion with the local views of `xs`.
-    fn join(&self, global: &Tensor, xs: &Tensor, is_longer: &[bool], grid: usize, mode: &mut Mode) -> Result<Tensor> {
-        let longer: Vec<u32> = (0u32..).zip(is_longer).filter_map(|(i, &longer)| longer.then_some(i)).collect();
-        if longer.is_empty() {
-            return Ok(global.clone());
-        }
-        let b = global.dim(0)?;
-        let all = longer.len() == b;
-        let rows = Tensor::new(longer.as_slice(), xs.device())?;
-        let pick = |xs: &Tensor| if all { Ok(xs.clone()) } else { xs.index_select(&rows, 0) };
-        let local = self.local_map(&pick(xs)?, grid)?;
-        let fused = self.fusion.forward_t(&pick(global)?, &local, mode)?;
-        if all {
-            return Ok(fused);
-        }
-        // Row i of the result is row i of `global`, or its fused row behind them.
-        let mut fused_rows = b as u32..;
-        let source: Vec<u32> = (0u32..)
-            .zip(is_longer)
-            .map(|(i, &longer)| if longer { fused_rows.next().unwrap_or(i) } else { i })
-            .collect();
-        Tensor::cat(&[global, &fused], 0)?.index_select(&Tensor::new(source.as_slice(), xs.device())?, 0)
+    /// Replaces the longer clips' rows of `global` `(B, grid², width)` by their fusion with the local views of `xs`.
+    fn join(&self, global: &Tensor, xs: &Tensor, longer: &LongerClips, grid: usize, mode: &mut Mode) -> Result<Tensor> {
+        let local = self.local_map(&longer.pick(xs)?, grid)?;
+        let fused = self.fusion.forward_t(&longer.pick(global)?, &local, mode)?;
+        longer.replace(global, &fused)
     }
 
     /// Views 1.. of `(L, views, spec, spec)` → `(L, grid², width)`: each view's map beside the other along time, zeros right.

@@ -14,7 +14,7 @@ use clap_nn::{
 };
 
 use super::patch::LAYER_NORM_EPS;
-use crate::config::AudioConfig;
+use crate::config::HtsAtConfig;
 use crate::taps::Taps;
 
 /// Blocks of one resolution, then patch merging unless it is the last stage.
@@ -26,7 +26,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(config: &AudioConfig, index: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    pub(super) fn new(config: &HtsAtConfig, index: usize, vb: VarBuilder<'_>) -> Result<Self> {
         // One table of offsets serves all blocks of a stage.
         let window = config.stage_window(index);
         let pairs = Tensor::from_vec(clap_nn::relative_position_index(window), window.pow(4), vb.device())?;
@@ -74,7 +74,7 @@ struct Block {
 
 impl Block {
     /// `pairs` is the stage's [`clap_nn::relative_position_index`].
-    fn new(config: &AudioConfig, (stage, block): (usize, usize), pairs: &Tensor, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new(config: &HtsAtConfig, (stage, block): (usize, usize), pairs: &Tensor, vb: VarBuilder<'_>) -> Result<Self> {
         let c = config.stage_width(stage);
         let hidden = config.stage_hidden(stage);
         let (side, window) = (config.stage_side(stage), config.stage_window(stage));
@@ -206,7 +206,7 @@ struct PatchMerging {
 }
 
 impl PatchMerging {
-    fn new(config: &AudioConfig, stage: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new(config: &HtsAtConfig, stage: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let c = config.stage_width(stage);
         let init = normal(config.initializer_range);
         Ok(Self {

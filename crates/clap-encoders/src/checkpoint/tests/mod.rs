@@ -14,7 +14,8 @@ use torch_archive::{torch_archive, torch_archive_claiming};
 
 use super::{Checkpoint, Format, laion, save_folder, save_folder_with};
 use crate::{
-    AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, TextConfig, TextModelType, load_folder,
+    AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, HtsAtConfig, TextConfig, TextModelType,
+    load_folder,
 };
 
 const CPU: Device = Device::Cpu;
@@ -38,7 +39,7 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
     let frame = tokenizer.encode_ids(&[""], 3).unwrap().concat();
     let config = ClapConfig {
         projection_dim: 10,
-        audio_config: AudioConfig {
+        audio_config: HtsAtConfig {
             window_size: 4,
             num_mel_bins: 16,
             spec_size: 32,
@@ -48,8 +49,9 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
             hidden_size: 12,
             enable_fusion: fusion.is_some(),
             fusion_type: fusion,
-            ..AudioConfig::default()
-        },
+            ..HtsAtConfig::default()
+        }
+        .into(),
         text_config: TextConfig {
             model_type,
             vocab_size: tokenizer.vocab_size().max(280),
@@ -96,7 +98,7 @@ impl Tiny {
     /// What the model makes of a fixed input.
     fn embed(&self, model: &ClapModel) -> Vec<Vec<f32>> {
         let audio = &self.config.audio_config;
-        let shape = (2, audio.views(), audio.image_frames() - 3, audio.num_mel_bins);
+        let shape = (2, audio.views(), audio.max_frames().unwrap_or(64) - 3, audio.num_mel_bins());
         let n = shape.0 * shape.1 * shape.2 * shape.3;
         let xs: Vec<f32> = (0..n).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
         let xs = Tensor::from_vec(xs, shape, &CPU).unwrap();
@@ -158,7 +160,7 @@ fn sizes_are_read_off_the_shapes() {
         tensors.insert("audio_model.audio_encoder.layers.0.blocks.1.attn_mask".to_owned(), mask);
         let checkpoint = checkpoint(&tensors);
         let audio = checkpoint.detect_audio_config().unwrap();
-        assert_eq!(audio, AudioConfig { fusion_type: fusion, ..tiny.config.audio_config.clone() });
+        assert_eq!(audio, tiny.config.audio_config);
         let text = checkpoint.detect_text_config().unwrap();
         assert_eq!((text.vocab_size, text.num_hidden_layers, text.intermediate_size), (280, 1, 14));
         assert_eq!(text.max_position_embeddings, 30);
@@ -404,7 +406,7 @@ fn a_configuration_far_beyond_the_file_is_refused_without_its_memory() {
     let mut tiny = tiny(None);
     let text = &mut tiny.config.text_config;
     (text.hidden_size, text.num_attention_heads, text.intermediate_size) = (1 << 16, 1 << 10, 1 << 16);
-    let audio = &mut tiny.config.audio_config;
+    let AudioConfig::HtsAt(audio) = &mut tiny.config.audio_config else { unreachable!("tiny is an HTS-AT") };
     (audio.patch_embeds_hidden_size, audio.hidden_size) = (1 << 15, 1 << 16);
     (audio.num_attention_heads, audio.depths) = (vec![1 << 10, 1 << 10], vec![1000, 1000]);
     tiny.config.validate().unwrap();
