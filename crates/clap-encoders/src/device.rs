@@ -1,6 +1,6 @@
-//! Names of compute devices.
+//! Names of compute devices, and of the types that they compute in.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 
@@ -36,6 +36,19 @@ pub fn device(spec: &str) -> Result<Device> {
         "cuda" => Device::new_cuda(ordinal).map_err(|e| fail(format!("it cannot be opened: {e}"))),
         "metal" => Device::new_metal(ordinal).map_err(|e| fail(format!("it cannot be opened: {e}"))),
         _ => Err(fail("it is not one of cpu, cuda, cuda:N, metal, metal:N and auto".to_owned())),
+    }
+}
+
+/// `f32`, `bf16` or `f16`.
+///
+/// # Errors
+/// Where the name is none of these.
+pub fn dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err(Error::input(format!("dtype `{name}`"), "a model computes in f32, bf16 or f16")),
     }
 }
 

@@ -1,14 +1,15 @@
 //! A model folder in Hugging Face's layout, opened and checked, its weights not yet read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use clap_audio::{FeatureConfig, Preset};
+use clap_nn::init::seeded_vars;
 
-use crate::checkpoint::{Checkpoint, EXTRA, Format};
+use crate::checkpoint::{Checkpoint, EXTRA, Format, INITIAL_SEED};
 use crate::config::{ClapConfig, TextModelType};
-use crate::error::{Error, Result};
+use crate::error::{Error, KeyReport, Result};
 use crate::model::ClapModel;
 use crate::tokenizer::ClapTokenizer;
 
@@ -81,6 +82,49 @@ impl ModelFolder {
     /// Where keys or shapes of the weights are not those of the configuration; each is named.
     pub fn model(&self, dtype: DType, device: &Device) -> Result<ClapModel> {
         self.checkpoint.build(dtype, device, |vb| ClapModel::new(&self.config, vb))
+    }
+
+    /// As [`ModelFolder::model`], where weights may be missing or left over: see [`Checkpoint::build_allowing_missing`].
+    ///
+    /// # Errors
+    /// Where shapes of the weights are not those of the configuration; each is named.
+    pub fn model_allowing_missing(&self, dtype: DType, device: &Device) -> Result<(ClapModel, KeyReport)> {
+        self.checkpoint.build_allowing_missing(dtype, device, |vb| ClapModel::new(&self.config, vb))
+    }
+
+    /// Every tensor of the weight file, as stored, once it is sure that the model can be built of it: what another layout is written from.
+    ///
+    /// With `allow_missing`, what the file lacks is added as in a new model and what the model has no use for is left out; both are in the
+    /// report, which is empty otherwise.
+    ///
+    /// # Errors
+    /// Where keys or shapes of the weights are not those of the configuration; each is named.
+    pub fn checked_tensors(&self, allow_missing: bool) -> Result<(HashMap<String, Tensor>, KeyReport)> {
+        let mut tensors = self.checkpoint.stored_tensors(&Device::Cpu)?;
+        if !allow_missing {
+            self.model(DType::F32, &Device::Cpu)?;
+            return Ok((tensors, KeyReport::default()));
+        }
+        let (_, report) = self.model_allowing_missing(DType::F32, &Device::Cpu)?;
+        for key in &report.unexpected {
+            tensors.remove(key);
+        }
+        let (vars, vb) = seeded_vars(INITIAL_SEED, &Device::Cpu, DType::F32);
+        ClapModel::new(&self.config, vb)?;
+        for key in &report.missing {
+            if let Some(var) = vars.get(key) {
+                tensors.insert(key.clone(), var.as_tensor().clone());
+            }
+        }
+        Ok((tensors, report))
+    }
+
+    /// What the weights are stored in, by one that every model has.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn dtype(&self) -> Result<Option<DType>> {
+        Ok(self.checkpoint.stored("audio_projection.linear1.bias", &Device::Cpu)?.map(|weight| weight.dtype()))
     }
 
     /// The front end of the program whose names the weights carry.

@@ -40,7 +40,7 @@ mod transform;
 pub use audio_tower::AudioTower;
 pub use checkpoint::save_folder;
 pub use config::{AudioConfig, ClapConfig, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType};
-pub use device::device;
+pub use device::{device, dtype};
 pub use error::{Error, KeyReport, Result};
 pub use folder::{ModelFolder, load_folder, locate};
 pub use model::ClapModel;

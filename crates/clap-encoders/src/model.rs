@@ -4,7 +4,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use clap_nn::{Mode, l2_normalize};
+use clap_nn::{Mode, l2_normalize, widened};
 
 use crate::audio_tower::AudioTower;
 use crate::config::ClapConfig;
@@ -141,7 +141,8 @@ impl ClapModel {
         mode: &mut Mode,
         taps: &mut Taps<'_>,
     ) -> ClapResult<Tensor> {
-        let xs = input_features.to_dtype(self.dtype)?;
+        // Decibels reach the tower whole; it narrows them once its batch norm has centred them.
+        let xs = input_features.to_dtype(widened(self.dtype))?;
         let xs = self.audio_model.forward_with(&xs, is_longer, mode, taps)?;
         let xs = self.audio_projection.forward(&xs)?;
         taps.see(format_args!("projection"), &xs);

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::ClapConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, KeyReport, Result};
 use crate::folder::{ModelFolder, agree, load_folder, locate};
 use crate::model::ClapModel;
 use crate::tokenizer::ClapTokenizer;
@@ -24,11 +24,13 @@ pub struct LoadOptions {
     pub preset: Option<Preset>,
     /// Branch, tag or commit on the hub; `main` by default.
     pub revision: Option<String>,
+    /// Take a weight file that lacks some of the model's weights, or has others: see [`Clap::load_report`].
+    pub allow_missing: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, preset: None, revision: None }
+        Self { device: Device::Cpu, dtype: DType::F32, preset: None, revision: None, allow_missing: false }
     }
 }
 
@@ -69,6 +71,7 @@ pub struct Clap {
     tokenizer: ClapTokenizer,
     options: EmbedOptions,
     device: Device,
+    report: KeyReport,
 }
 
 impl Clap {
@@ -86,10 +89,15 @@ impl Clap {
     /// # Errors
     /// Where the weights do not fit the configuration.
     pub fn from_folder(folder: &ModelFolder, options: &LoadOptions) -> Result<Self> {
-        let model = folder.model(options.dtype, &options.device)?;
+        let (model, report) = match options.allow_missing {
+            true => folder.model_allowing_missing(options.dtype, &options.device)?,
+            false => (folder.model(options.dtype, &options.device)?, KeyReport::default()),
+        };
         let preset = options.preset.unwrap_or_else(|| folder.preset());
         let (features, tokenizer) = (folder.features.clone(), folder.tokenizer.clone());
-        Self::from_parts(model, folder.config.clone(), features, preset, tokenizer, options.device.clone())
+        let loaded =
+            Self::from_parts(model, folder.config.clone(), features, preset, tokenizer, options.device.clone())?;
+        Ok(Self { report, ..loaded })
     }
 
     /// Puts a model together, for example one in training that is to be evaluated.
@@ -106,13 +114,20 @@ impl Clap {
     ) -> Result<Self> {
         agree(&config, &features, &tokenizer)?;
         let extractor = FeatureExtractor::new(features, preset)?;
-        Ok(Self { model, config, extractor, tokenizer, options: EmbedOptions::default(), device })
+        let (options, report) = (EmbedOptions::default(), KeyReport::default());
+        Ok(Self { model, config, extractor, tokenizer, options, device, report })
     }
 
     /// The same model with other embedding options.
     #[must_use]
     pub fn with_options(self, options: EmbedOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// What the weight file lacked and what it had too much; empty unless [`LoadOptions::allow_missing`] let it pass.
+    #[must_use]
+    pub fn load_report(&self) -> &KeyReport {
+        &self.report
     }
 
     /// The towers.
@@ -389,6 +404,32 @@ mod tests {
     fn close(a: &[f32], b: &[f32]) {
         let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(a.len() == b.len() && worst < 2e-6, "{worst:e}");
+    }
+
+    /// Half precision rounds, in storage and in between; running statistics as a trained model's, which centre the decibels.
+    #[test]
+    fn half_precision_embeds_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("model");
+        let mut model = tiny(Some(FusionType::Aff2d));
+        for (name, value) in [("running_mean", -60f32), ("running_var", 300.0)] {
+            let statistic = model.tensors.get_mut(&format!("audio_model.audio_encoder.batch_norm.{name}")).unwrap();
+            *statistic = Tensor::full(value, statistic.shape(), &Device::Cpu).unwrap();
+        }
+        model.save(&folder).unwrap();
+        let load = |dtype| Clap::from_pretrained(&folder, &LoadOptions { dtype, ..LoadOptions::default() }).unwrap();
+        let embed = |model: &Clap| {
+            let mut rows = unwrap(model.embed_waveforms(&[wave(1.0, 300.0), wave(5.5, 500.0)]));
+            rows.extend(model.embed_text(&["a dog barks", "rain"]).unwrap());
+            rows
+        };
+        let whole = embed(&load(DType::F32));
+        for (dtype, least) in [(DType::F16, 0.9999), (DType::BF16, 0.995)] {
+            for (row, (a, b)) in embed(&load(dtype)).iter().zip(&whole).enumerate() {
+                let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+                assert!(cosine > least, "{dtype:?}, row {row}: {cosine}");
+            }
+        }
     }
 
     #[test]

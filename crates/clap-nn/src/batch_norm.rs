@@ -22,9 +22,10 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// `weight`, `bias`, `running_mean`, `running_var`, each (channels). When `vb` hands out variables, training updates the
-    /// running statistics in them, so that the store saves them.
+    /// `weight`, `bias`, `running_mean`, `running_var`, each (channels), in `f32` at least: half types round statistics of decibels
+    /// by half a decibel. When `vb` hands out variables, training updates the running statistics in them, so that the store saves them.
     pub fn new(channels: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
+        let vb = vb.to_dtype(widened(vb.dtype()));
         let get = |name, value| vb.get_with_hints(channels, name, Init::Const(value));
         Ok(Self {
             weight: get("weight", 1.0)?,

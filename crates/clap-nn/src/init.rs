@@ -31,7 +31,10 @@ pub fn seeded_vars(seed: u64, device: &Device, dtype: DType) -> (Vars, VarBuilde
 }
 
 /// The initial value of variable `name`, in `f32`.
-pub(crate) fn seeded_tensor(seed: u64, name: &str, shape: &Shape, init: Init, device: &Device) -> Result<Tensor> {
+///
+/// # Errors
+/// Where the device fails.
+pub fn seeded_tensor(seed: u64, name: &str, shape: &Shape, init: Init, device: &Device) -> Result<Tensor> {
     let len = shape.elem_count();
     let mut rng = stream(seed, name);
     let mut normal = Normal::default();

@@ -51,6 +51,7 @@ pub use linear::{Linear, linear};
 pub use mode::Mode;
 pub use normalize::l2_normalize;
 pub use patch::{PatchConv, merge_patches};
+pub use precision::widened;
 pub use resize::bicubic_matrix;
 pub use softmax::softmax_last_dim;
 pub use vars::{Vars, is_foreign_buffer, is_trainable};

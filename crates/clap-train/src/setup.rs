@@ -182,8 +182,7 @@ fn continued(init: &Path, config: &TrainConfig, device: &Device) -> Result<Parts
     let loaded = clap_encoders::load_folder(&clap_encoders::locate(init, None)?)?;
     let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
     let model = ClapModel::new(&loaded.config, vb)?;
-    vars.load(&loaded.checkpoint.tensors(DType::F32, device)?)
-        .map_err(|e| Error::config("model.init", format!("{}: {e}", init.display())))?;
+    loaded.checkpoint.fill(&vars).map_err(|e| Error::config("model.init", e.to_string()))?;
     Ok(Parts { clap_config: loaded.config, features: loaded.features, tokenizer: loaded.tokenizer, vars, model })
 }
 

@@ -16,6 +16,7 @@ use clap_audio::{FeatureConfig, MelBank};
 use clap_nn::WindowGeometry;
 use clap_nn::init::{seeded_vars, torch_default};
 
+use super::audit::INITIAL_SEED;
 use super::{hf, laion, save, torch_save};
 use crate::config::{AudioConfig, ClapConfig, HtsAtConfig};
 use crate::error::{Error, Result};
@@ -23,9 +24,6 @@ use crate::transform::Transform;
 
 /// Prefix of data-parallel training, which the published files carry and `laion_clap` takes off.
 const MODULE: &str = "module.";
-
-/// Seed of heads that the model never had.
-const SEED: u64 = 0;
 
 /// Writes `path`, a checkpoint that `laion_clap` loads. `tensors` are the model's, under Hugging Face's names, with whatever
 /// buffers and heads of LAION's it came with; these are written as they are. The file appears complete or not at all.
@@ -128,7 +126,7 @@ fn masks(config: &HtsAtConfig) -> Result<Vec<(String, Tensor)>> {
 
 /// The tagging head and the heads of the MLP loss, as a new model has them.
 fn heads(config: &ClapConfig) -> Result<HashMap<String, Tensor>> {
-    let (vars, vb) = seeded_vars(SEED, &Device::Cpu, DType::F32);
+    let (vars, vb) = seeded_vars(INITIAL_SEED, &Device::Cpu, DType::F32);
     for modality in ["audio_transform", "text_transform"] {
         Transform::new(config.projection_dim, config.mlp_dropout, vb.pp(modality))?;
     }

@@ -18,6 +18,7 @@ mod read;
 mod save;
 mod torch_save;
 
+pub(crate) use audit::INITIAL_SEED;
 pub use laion_save::save_laion;
 pub use read::{Checkpoint, Format};
 pub use save::{EXTRA, save_folder, save_folder_with};

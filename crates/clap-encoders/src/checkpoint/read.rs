@@ -8,7 +8,6 @@ use candle_core::pickle::PthTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
-use super::hf;
 use super::laion::{self, HfKeys};
 use crate::error::{Error, Result, plain};
 
@@ -265,21 +264,6 @@ impl Checkpoint {
         let mut out = HashMap::with_capacity(self.entries.len());
         for key in self.entries.keys() {
             if let Some(tensor) = self.stored(key, device)? {
-                out.insert(key.clone(), tensor);
-            }
-        }
-        Ok(out)
-    }
-
-    /// Every weight under Hugging Face's name, without buffers and parts that the model has no use for: what fills the
-    /// variables of a model that is to be trained on.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
-    pub fn tensors(&self, dtype: DType, device: &Device) -> Result<HashMap<String, Tensor>> {
-        let mut out = HashMap::with_capacity(self.entries.len());
-        for key in self.entries.keys().filter(|key| !hf::is_ignorable(key)) {
-            if let Some(tensor) = self.tensor(key, dtype, device)? {
                 out.insert(key.clone(), tensor);
             }
         }

@@ -3,6 +3,7 @@
 //! model does not use is ignored.
 
 mod audio;
+mod display;
 mod fusion;
 mod htsat;
 mod pann;

@@ -7,7 +7,7 @@ mod image;
 mod patch;
 mod swin;
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use clap_nn::{BatchNorm, LayerNorm, Mode};
 
@@ -25,6 +25,8 @@ pub struct HtsAt {
     norm: LayerNorm,
     views: usize,
     fuses: bool,
+    /// What all but the batch norm computes in.
+    dtype: DType,
 }
 
 impl HtsAt {
@@ -44,6 +46,7 @@ impl HtsAt {
             norm: LayerNorm::new(config.hidden_size, patch::LAYER_NORM_EPS, vb.pp("norm"))?,
             views: if config.enable_fusion { FUSED_VIEWS } else { 1 },
             fuses: config.enable_fusion,
+            dtype: vb.dtype(),
         })
     }
 
@@ -64,7 +67,7 @@ impl HtsAt {
         }
         let longer = if self.fuses { LongerClips::new(is_longer, b, mode, xs.device())? } else { None };
 
-        let xs = self.batch_norm.forward_last_t(xs, mode)?; // per mel bin, over clips, views and frames
+        let xs = self.batch_norm.forward_last_t(xs, mode)?.to_dtype(self.dtype)?; // per mel bin, over clips, views and frames
         taps.see(format_args!("bn0"), &xs);
         let xs = xs.transpose(2, 3)?.contiguous()?; // (B, views, bins, frames)
         let xs = self.image.forward(&xs)?; // (B, views, spec, spec)

@@ -124,8 +124,7 @@ fn what_is_saved_is_what_is_loaded() {
         let loaded = load_folder(&folder).unwrap();
         assert_eq!((&loaded.config, &loaded.features), (&tiny.config, &tiny.features));
         assert_eq!(loaded.checkpoint.format(), Format::HuggingFace);
-        let again = loaded.checkpoint.tensors(DType::F32, &CPU).unwrap();
-        assert_eq!(again.len(), tiny.tensors.len());
+        let again = loaded.checkpoint.stored_tensors(&CPU).unwrap();
         for (name, tensor) in &tiny.tensors {
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(flat(tensor), flat(&again[name]), "{name}");
@@ -184,6 +183,48 @@ fn every_disagreement_is_named_at_once() {
     assert_eq!(report.mismatched, [("audio_projection.linear1.weight".to_owned(), vec![10, 12], vec![7, 12])]);
     let message = error.to_string();
     assert!(message.contains("the config asks for [10, 12], the file holds [7, 12]"), "{message}");
+}
+
+#[test]
+fn what_is_missing_can_be_let_pass_but_no_other_shape() {
+    let tiny = tiny(None);
+    let mut tensors = tiny.tensors.clone();
+    tensors.remove("text_model.pooler.dense.bias");
+    tensors.insert("surprise".to_owned(), Tensor::zeros(1, DType::F32, &CPU).unwrap());
+    let build = |tensors: &HashMap<String, Tensor>| {
+        checkpoint(tensors).build_allowing_missing(DType::F32, &CPU, |vb| ClapModel::new(&tiny.config, vb))
+    };
+    let (model, report) = build(&tensors).unwrap();
+    assert_eq!(
+        (&report.missing[..], &report.unexpected[..]),
+        (&["text_model.pooler.dense.bias".to_owned()][..], &["surprise".to_owned()][..])
+    );
+    assert_eq!(
+        tiny.embed(&model),
+        tiny.embed(&tiny.build(&checkpoint(&tiny.tensors)).unwrap()),
+        "the audio side is whole"
+    );
+    tensors.insert("logit_scale_a".to_owned(), Tensor::zeros(3, DType::F32, &CPU).unwrap());
+    assert!(build(&tensors).unwrap_err().to_string().contains("logit_scale_a"));
+}
+
+#[test]
+fn variables_are_filled_whole_or_not_at_all() {
+    let tiny = tiny(None);
+    let (vars, vb) = clap_nn::init::seeded_vars(1, &CPU, DType::F32);
+    ClapModel::new(&tiny.config, vb).unwrap();
+    let before = vars.get("audio_projection.linear1.bias").unwrap().copy().unwrap();
+    let mut tensors = tiny.tensors.clone();
+    tensors.remove("text_model.pooler.dense.bias");
+    let message = checkpoint(&tensors).fill(&vars).unwrap_err().to_string();
+    assert!(message.contains("text_model.pooler.dense.bias"), "{message}");
+    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let now = |name: &str| values(vars.get(name).unwrap().as_tensor());
+    assert_eq!(values(&before), now("audio_projection.linear1.bias"));
+    checkpoint(&tiny.tensors).fill(&vars).unwrap();
+    for (name, tensor) in &tiny.tensors {
+        assert_eq!(values(tensor), now(name), "{name}");
+    }
 }
 
 #[test]
