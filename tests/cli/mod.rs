@@ -1,6 +1,7 @@
 //! The real program as a person runs it: results, messages and exit codes.
 
 mod bad_input;
+mod convert;
 mod program;
 mod run;
 mod sound;

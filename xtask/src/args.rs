@@ -44,8 +44,10 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Print embeddings of sound files and texts, one JSON line each
     Embed(Embed),
-    /// Say what sound files are, and what a model would be given of them
+    /// Say what sound files are and what a model would be given of them, or what a model is made of
     Info(Info),
+    /// Write a model in another program's layout
+    Convert(Convert),
     /// Draw the log-mel spectrogram of a sound file, or write its numbers
     Mel(Mel),
     /// Make data sets
@@ -134,18 +136,54 @@ pub(crate) struct Model {
     /// cpu, cuda, cuda:N, metal or auto
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
+    /// What the model computes in: f32, bf16 or f16
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: String,
+    #[command(flatten)]
+    pub(crate) revision: Revision,
+    /// Give weights that the file lacks initial values, and leave out those that the model has no use for
+    #[arg(long)]
+    pub(crate) allow_missing: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Info {
-    /// Sound files
-    #[arg(value_name = "FILE", required = true)]
+    /// Sound files; models: a folder, a run, a weight file or a hub id
+    #[arg(value_name = "FILE_OR_MODEL", required = true)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) front_end: FrontEnd,
-    /// Print one JSON line per file
+    #[command(flatten)]
+    pub(crate) revision: Revision,
+    /// Print one JSON line for each
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// Model folder, run folder, weight file or hub id
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// What to write: a folder for hf, a .pt file for laion
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Whose layout: `hf` (transformers) or `laion` (laion_clap)
+    #[arg(long, value_name = "hf|laion")]
+    pub(crate) to: Preset,
+    #[command(flatten)]
+    pub(crate) revision: Revision,
+    /// Give weights that the file lacks initial values, and leave out those that the model has no use for
+    #[arg(long)]
+    pub(crate) allow_missing: bool,
+}
+
+/// Which state of a hub's model.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Revision {
+    /// Branch, tag or commit of a model on the hub (default: main)
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -182,7 +220,7 @@ pub(crate) struct FrontEnd {
     pub(crate) seed: u64,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Preset {
     Hf,
     Laion,

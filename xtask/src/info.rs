@@ -1,4 +1,4 @@
-//! `cargo xtask info`: what a sound file is, and what a model would be given of it.
+//! `cargo xtask info`: what a sound file is, and what a model would be given of it; models are [`model_info`]'s.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,12 +9,24 @@ use serde::Serialize;
 use crate::args;
 use crate::exit::{Exit, failure};
 use crate::front_end::{Filling, FrontEnd};
+use crate::model_info;
 
 pub(crate) fn run(args: &args::Info) -> anyhow::Result<Exit> {
     let front_end = FrontEnd::new(&args.front_end)?;
     let mut out = std::io::stdout().lock();
     let mut failed = 0;
     for file in &args.files {
+        if model_info::is_model(file) {
+            let model = model_info::ModelInfo::open(file, args.revision.revision.as_deref())?;
+            match args.json {
+                true => {
+                    serde_json::to_writer(&mut out, &model)?;
+                    writeln!(out)?;
+                }
+                false => write!(out, "{model}")?,
+            }
+            continue;
+        }
         match File::open(file).and_then(|sound| Ok((Heard::of(&front_end, &sound)?, sound))) {
             Ok((heard, file)) if args.json => {
                 serde_json::to_writer(&mut out, &Line { file, heard })?;

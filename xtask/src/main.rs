@@ -8,6 +8,7 @@
 
 mod args;
 mod ci;
+mod convert;
 mod dataset;
 mod embed;
 mod eval;
@@ -16,6 +17,7 @@ mod front_end;
 mod info;
 mod mel;
 mod model;
+mod model_info;
 mod picture;
 mod progress;
 mod table;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Mel(args) => mel::run(&args),
         Command::Dataset(args) => dataset::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap_audio::LongAudio;
-use clap_encoders::{Clap, EmbedOptions, LoadOptions};
+use clap_encoders::{Clap, EmbedOptions, KeyReport, LoadOptions};
 use clap_train::{RunFolder, TrainConfig};
 
 use crate::args;
@@ -30,9 +30,12 @@ pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
     let options = LoadOptions {
         device: clap_encoders::device(&args.device)?,
         preset: args.preset.map(Into::into).or(trained_with),
-        ..LoadOptions::default()
+        dtype: clap_encoders::dtype(&args.dtype)?,
+        revision: args.revision.revision.clone(),
+        allow_missing: args.allow_missing,
     };
     let model = Clap::from_pretrained(model_folder(path), &options)?;
+    warn(&name, model.load_report());
     if matches!(args.long_audio, Some(args::LongAudio::Fusion)) && model.extractor().views() == 1 {
         let text = "--long-audio fusion needs a fused model, and this one is not; use windows, head, center or random";
         return Err(failure(Exit::Usage, text));
@@ -52,8 +55,16 @@ fn run_config(path: &Path) -> anyhow::Result<Option<TrainConfig>> {
     Ok(if RunFolder::best(path).is_dir() && config.is_file() { Some(TrainConfig::load(&config)?) } else { None })
 }
 
+/// Says what a weight file lacked and what it had too much.
+pub(crate) fn warn(name: &str, report: &KeyReport) {
+    if !report.is_clean() {
+        eprintln!("{name}: weights that are missing have initial values, those that are unexpected were left out");
+        eprintln!("{report}");
+    }
+}
+
 /// A run folder stands for its best checkpoint; anything else is a model folder or a hub id already.
-fn model_folder(path: &Path) -> PathBuf {
+pub(crate) fn model_folder(path: &Path) -> PathBuf {
     let best = RunFolder::best(path);
     if best.is_dir() { best } else { path.to_owned() }
 }
