@@ -32,6 +32,9 @@ fn results_do_not_depend_on_the_thread_count() {
     check(&[&[3000, 40], &[24, 40], &[24]], |xs| crate::linear(&xs[0], &xs[1], Some(&xs[2])));
     check(&[&[130, 300], &[260, 300], &[260]], |xs| crate::linear(&xs[0], &xs[1], Some(&xs[2])));
     check(&[&[3000, 40], &[40], &[40]], |xs| crate::layer_norm(&xs[0], &xs[1], &xs[2], 1e-5));
+    let geometry = crate::ConvGeometry::same(3);
+    check(&[&[2, 50, 30, 16], &[24, 3, 3, 16]], |xs| crate::conv::conv2d(&xs[0], &xs[1], geometry));
+    check(&[&[2, 11, 7, 140], &[150, 3, 3, 140]], |xs| crate::conv::conv2d(&xs[0], &xs[1], geometry));
     check(&[&[7, 12, 24], &[7, 12, 24], &[7, 12, 24]], |xs| {
         crate::attention(&xs[0], &xs[1], &xs[2], crate::AttentionMask::None, 3, 0.0, &mut Mode::eval())
     });
