@@ -3,7 +3,9 @@
 //! that nothing of the kind came in.
 
 use candle_core::{DType, Device, Tensor};
-use clap_encoders::{AudioConfig, ClapConfig, ClapModel, FusionType, HtsAtConfig, TextConfig, TextModelType};
+use clap_encoders::{
+    AudioConfig, ClapConfig, ClapModel, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType,
+};
 use clap_nn::{Mode, Vars};
 use clap_tests::{fused_mel, token_ids, unit_fill};
 use clap_train::loss::contrastive;
@@ -34,6 +36,22 @@ fn htsat(fusion: Option<FusionType>) -> AudioConfig {
     .into()
 }
 
+/// As [`htsat`].
+fn pann(fusion: Option<FusionType>) -> AudioConfig {
+    PannConfig {
+        num_mel_bins: 18,
+        block_widths: vec![8, 12, 20],
+        pooled_blocks: 2,
+        hidden_size: 28,
+        dropout: 0.1,
+        output_dropout: 0.1,
+        enable_fusion: fusion.is_some(),
+        fusion_type: fusion,
+        ..PannConfig::cnn14()
+    }
+    .into()
+}
+
 fn config(audio: AudioConfig, text: TextModelType) -> ClapConfig {
     ClapConfig {
         projection_dim: 20,
@@ -54,6 +72,9 @@ fn config(audio: AudioConfig, text: TextModelType) -> ClapConfig {
     }
 }
 
+/// Of the greatest gradient: what is left of one that is zero by right.
+const ROUNDING: f32 = 1e-4;
+
 /// Why a variable has no gradient by right, if it has none.
 fn exception(name: &str, train: bool) -> Option<&'static str> {
     if name == "logit_scale_t" {
@@ -67,8 +88,16 @@ fn exception(name: &str, train: bool) -> Option<&'static str> {
     if name.contains("fusion_model.global_att2.") {
         return Some("LAION's iAFF builds this branch and does not use it");
     }
-    let before_batch_norm =
-        ["local_att.0.", "local_att.3.", "global_att.1.", "global_att.4.", "local_att2.0.", "local_att2.3."];
+    let before_batch_norm = [
+        "local_att.0.",
+        "local_att.3.",
+        "global_att.1.",
+        "global_att.4.",
+        "local_att2.0.",
+        "local_att2.3.",
+        "mel_conv1d.0.",
+        "mel_conv2d.0.",
+    ];
     if train && name.ends_with(".bias") && before_batch_norm.iter().any(|part| name.contains(part)) {
         return Some("batch norm subtracts the batch's mean, and with it this bias");
     }
@@ -93,19 +122,21 @@ fn every_variable_learns(audio: AudioConfig, text: TextModelType, train: bool) {
     let loss = contrastive(&audio, &text, &model.logit_scale_a().exp().unwrap()).unwrap();
     let grads = loss.backward().unwrap();
 
+    let peak = |name: &str, var: &Tensor| {
+        let values = grads.get(var)?.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values.len(), var.elem_count(), "{name}");
+        Some(values.iter().fold(0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { f32::INFINITY }))
+    };
+    let peaks: Vec<(String, Option<f32>)> =
+        vars.trainable().map(|(name, var)| (name.clone(), peak(&name, &var))).collect();
+    let (count, greatest) = (peaks.len(), peaks.iter().filter_map(|(_, peak)| *peak).fold(0f32, f32::max));
     let mut faults = Vec::new();
-    let mut count = 0;
-    for (name, var) in vars.trainable() {
-        count += 1;
-        let peak = grads.get(&var).map(|grad| {
-            let values = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(values.len(), var.elem_count(), "{name}");
-            values.iter().fold(0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { f32::INFINITY })
-        });
+    for (name, peak) in peaks {
         match (peak, exception(&name, train)) {
             (Some(peak), _) if !peak.is_finite() => faults.push(format!("{name}: not finite")),
-            (Some(peak), Some(_)) if peak > 1e-5 => {
-                faults.push(format!("{name}: {peak:e}, though it is listed as an exception"));
+            // What cancels leaves rounding behind.
+            (Some(peak), Some(_)) if peak > ROUNDING * greatest => {
+                faults.push(format!("{name}: {peak:e} of {greatest:e}, though it is listed as an exception"));
             }
             (_, Some(_)) => {}
             (None, None) => faults.push(format!("{name}: no gradient")),
@@ -114,7 +145,7 @@ fn every_variable_learns(audio: AudioConfig, text: TextModelType, train: bool) {
         }
     }
     assert!(faults.is_empty(), "{} of {count} variables at fault:\n{}", faults.len(), faults.join("\n"));
-    assert!(count > 100, "only {count} trainable variables");
+    assert!(count > 60, "only {count} trainable variables");
 }
 
 /// A start of 0.02 leaves gradients of deep branches near rounding; unit-variance weights make a zero mean zero.
@@ -151,6 +182,17 @@ combinations! {
     iaff_2d: htsat(Some(FusionType::Iaff2d)), TextModelType::Roberta;
     daf_2d: htsat(Some(FusionType::Daf2d)), TextModelType::Roberta;
     channel_map: htsat(Some(FusionType::ChannelMap)), TextModelType::Roberta;
+    aff_1d: htsat(Some(FusionType::Aff1d)), TextModelType::Roberta;
+    iaff_1d: htsat(Some(FusionType::Iaff1d)), TextModelType::Roberta;
+    daf_1d: htsat(Some(FusionType::Daf1d)), TextModelType::Roberta;
+    pann: pann(None), TextModelType::Roberta;
+    pann_aff_2d: pann(Some(FusionType::Aff2d)), TextModelType::Roberta;
+    pann_iaff_2d: pann(Some(FusionType::Iaff2d)), TextModelType::Roberta;
+    pann_daf_2d: pann(Some(FusionType::Daf2d)), TextModelType::Roberta;
+    pann_channel_map: pann(Some(FusionType::ChannelMap)), TextModelType::Roberta;
+    pann_aff_1d: pann(Some(FusionType::Aff1d)), TextModelType::Roberta;
+    pann_iaff_1d: pann(Some(FusionType::Iaff1d)), TextModelType::Bert;
+    pann_daf_1d: pann(Some(FusionType::Daf1d)), TextModelType::Clip;
     bert: htsat(None), TextModelType::Bert;
     clip: htsat(None), TextModelType::Clip;
     bart: htsat(None), TextModelType::Bart;

@@ -116,14 +116,23 @@ fn small_unfused() {
 
 /// A small fused case: the flags of the fixture, then no clip longer, then one.
 fn small_fused(name: &str) {
+    small_fused_with(name, &[("none_longer", [false; 3]), ("one_longer", [false, true, false])]);
+}
+
+/// As [`small_fused`], but the reference fails where no clip is longer: its first convolution is given four channels.
+fn small_fused_1d(name: &str) {
+    small_fused_with(name, &[("one_longer", [false, true, false])]);
+}
+
+fn small_fused_with(name: &str, runs: &[(&str, [bool; 3])]) {
     let (fixture, config, model) = small(name);
     let longer: Vec<u8> = serde_json::from_value(fixture.config()["longer"].clone()).unwrap();
     let longer: Vec<bool> = longer.into_iter().map(|flag| flag != 0).collect();
     let frames = fixture.number("/frames") as usize;
     let xs = fused_mel(longer.len(), frames, config.audio_config.num_mel_bins());
     compare(&fixture, intermediates(&model, &config.audio_config, &xs, &longer));
-    for (run, longer) in [("none_longer", [false; 3]), ("one_longer", [false, true, false])] {
-        let seen = intermediates(&model, &config.audio_config, &xs, &longer);
+    for (run, longer) in runs {
+        let seen = intermediates(&model, &config.audio_config, &xs, longer);
         check_probe(&fixture, &format!("{run}/projection"), &seen["projection"], POINT);
     }
 }
@@ -148,6 +157,21 @@ fn small_fused_channel_map() {
     small_fused("htsat_small_fused_channel_map");
 }
 
+#[test]
+fn small_fused_aff_1d() {
+    small_fused_1d("htsat_small_fused_aff_1d");
+}
+
+#[test]
+fn small_fused_iaff_1d() {
+    small_fused_1d("htsat_small_fused_iaff_1d");
+}
+
+#[test]
+fn small_fused_daf_1d() {
+    small_fused_1d("htsat_small_fused_daf_1d");
+}
+
 /// A full-size tower: its sizes from its shapes, its weights from the recipe.
 fn full(name: &str) -> (Fixture, ClapConfig, ClapModel) {
     let fixture = Fixture::load(name);
@@ -164,8 +188,8 @@ fn full(name: &str) -> (Fixture, ClapConfig, ClapModel) {
     (fixture, config, model)
 }
 
-/// Log-mel of the waveform recipe's clips 1 and 2, `(2, 1, frames, mel)`.
-fn log_mel(cfg: &serde_json::Value) -> Tensor {
+/// Log-mel of `samples` samples of the waveform recipe's clips 1 and 2, `(2, 1, frames, mel)`.
+pub(crate) fn log_mel(cfg: &serde_json::Value, samples: usize) -> Tensor {
     let number = |key: &str| cfg[key].as_f64().unwrap();
     let mel = MelConfig {
         sample_rate: number("sample_rate") as u32,
@@ -178,7 +202,7 @@ fn log_mel(cfg: &serde_json::Value) -> Tensor {
         slaney_norm: true,
     };
     let (mel, mut scratch) = (LogMel::new(&mel).unwrap(), Scratch::default());
-    let clip = |seed| mel.compute(&synth_f32(number("clip_samples") as usize, seed), &mut scratch);
+    let clip = |seed| mel.compute(&synth_f32(samples, seed), &mut scratch);
     let clips: Vec<_> = [1, 2].map(clip).into();
     let (frames, bins) = (clips[0].frames, clips[0].bins);
     let data: Vec<f32> = clips.into_iter().flat_map(|clip| clip.data).collect();
@@ -187,7 +211,8 @@ fn log_mel(cfg: &serde_json::Value) -> Tensor {
 
 fn full_unfused(name: &str) {
     let (fixture, config, model) = full(name);
-    let xs = log_mel(&fixture.config()["model_cfg"]["audio_cfg"]);
+    let cfg = &fixture.config()["model_cfg"]["audio_cfg"];
+    let xs = log_mel(cfg, cfg["clip_samples"].as_u64().unwrap() as usize);
     compare(&fixture, intermediates(&model, &config.audio_config, &xs, &[]));
 }
 

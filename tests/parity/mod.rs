@@ -5,6 +5,7 @@ mod htsat;
 mod loss;
 mod mel;
 mod model;
+mod pann;
 mod recipe;
 mod resample;
 mod retrieval;

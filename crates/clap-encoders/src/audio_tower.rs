@@ -1,11 +1,12 @@
 //! Audio towers: log-mel views to one vector per clip.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::Mode;
 
 use crate::config::AudioConfig;
 use crate::htsat::HtsAt;
+use crate::pann::Pann;
 use crate::taps::Taps;
 
 /// The audio tower that a configuration names.
@@ -13,6 +14,8 @@ use crate::taps::Taps;
 pub enum AudioTower {
     /// The hierarchical transformer of every published CLAP.
     HtsAt(HtsAt),
+    /// A convolutional network.
+    Pann(Pann),
 }
 
 impl AudioTower {
@@ -23,7 +26,7 @@ impl AudioTower {
     pub fn new(config: &AudioConfig, vb: VarBuilder<'_>) -> Result<Self> {
         Ok(match config {
             AudioConfig::HtsAt(config) => Self::HtsAt(HtsAt::new(config, vb)?),
-            AudioConfig::Pann(_) => bail!("this build has no tower for audio_config.model_type `pann`"),
+            AudioConfig::Pann(config) => Self::Pann(Pann::new(config, vb)?),
         })
     }
 
@@ -52,6 +55,7 @@ impl AudioTower {
     ) -> Result<Tensor> {
         match self {
             Self::HtsAt(tower) => tower.forward_with(xs, is_longer, mode, taps),
+            Self::Pann(tower) => tower.forward_with(xs, is_longer, mode, taps),
         }
     }
 }

@@ -29,7 +29,9 @@ mod fusion;
 pub mod htsat;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod mel_fusion;
 mod model;
+pub mod pann;
 mod pretrained;
 mod projection;
 mod taps;

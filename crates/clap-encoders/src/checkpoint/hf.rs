@@ -13,11 +13,12 @@ pub(super) const MODEL_TYPE: &str = "clap";
 
 /// Parts of LAION's network that the embedding does not use: its front end (recomputed here), its tagging head, the heads of its
 /// second loss, BART's decoder, and the name under which that shares the encoder's embedding.
-const UNUSED: [&str; 8] = [
+const UNUSED: [&str; 9] = [
     "audio_model.audio_encoder.spectrogram_extractor.",
     "audio_model.audio_encoder.logmel_extractor.",
     "audio_model.audio_encoder.tscam_conv.",
     "audio_model.audio_encoder.head.",
+    "audio_model.audio_encoder.fc_audioset.",
     "audio_transform.",
     "text_transform.",
     "text_model.decoder.",
@@ -48,10 +49,26 @@ pub(super) fn buffers(config: &ClapConfig) -> Result<BTreeMap<String, Tensor>> {
     let encoder = "audio_model.audio_encoder";
     let counter = || Tensor::zeros((), DType::I64, &cpu);
     out.insert(format!("{encoder}.batch_norm.num_batches_tracked"), counter()?);
-    let AudioConfig::HtsAt(audio) = &config.audio_config else { return Ok(out) };
-    for norm in fusion_norms(audio.fusion()) {
-        out.insert(format!("{encoder}.patch_embed.fusion_model.{norm}.num_batches_tracked"), counter()?);
+    let fusion = config.audio_config.fusion();
+    let mut norms: Vec<String> = Vec::new();
+    match &config.audio_config {
+        AudioConfig::HtsAt(_) if fusion.is_some_and(FusionType::is_2d) => {
+            norms.extend(fusion_norms(fusion).iter().map(|norm| format!("patch_embed.fusion_model.{norm}")));
+        }
+        AudioConfig::HtsAt(_) => norms.extend(fusion_norms(fusion).iter().map(|norm| format!("fusion_model.{norm}"))),
+        AudioConfig::Pann(pann) => {
+            norms.extend(fusion_norms(fusion).iter().map(|norm| format!("fusion_model.{norm}")));
+            for block in 1..=pann.block_widths.len() {
+                norms.extend((1..=pann.convolutions_per_block).map(|layer| format!("conv_block{block}.bn{layer}")));
+            }
+            norms.extend(fusion.filter(|kind| kind.is_2d()).map(|_| "mel_conv2d.1".to_owned()));
+        }
     }
+    norms.extend(fusion.filter(|kind| kind.is_1d()).map(|_| "mel_conv1d.1".to_owned()));
+    for norm in norms {
+        out.insert(format!("{encoder}.{norm}.num_batches_tracked"), counter()?);
+    }
+    let AudioConfig::HtsAt(audio) = &config.audio_config else { return Ok(out) };
     for (i, &depth) in audio.depths.iter().enumerate() {
         let window = audio.stage_window(i);
         let index: Vec<i64> = clap_nn::relative_position_index(window).into_iter().map(i64::from).collect();

@@ -190,16 +190,15 @@ impl HtsAtConfig {
             ));
         }
         spread(&key("initializer_range"), self.initializer_range)?;
-        if self.fusion().is_some_and(FusionType::is_1d) {
-            return Err(Error::config(key("fusion_type"), "HTS-AT fuses maps: aff_2d, iaff_2d, daf_2d or channel_map"));
-        }
-        if self.fusion().is_some_and(FusionType::is_attentional) && self.patch_embeds_hidden_size < self.aff_block_r {
+        let Some(fusion) = self.fusion().filter(|fusion| fusion.is_attentional()) else { return Ok(()) };
+        let (name, channels) = match fusion.is_1d() {
+            true => ("num_mel_bins", self.num_mel_bins),
+            false => ("patch_embeds_hidden_size", self.patch_embeds_hidden_size),
+        };
+        if channels < self.aff_block_r {
             return Err(Error::config(
                 key("aff_block_r"),
-                format!(
-                    "{} reduces patch_embeds_hidden_size {} to nothing",
-                    self.aff_block_r, self.patch_embeds_hidden_size
-                ),
+                format!("{} reduces {name} {channels} to nothing", self.aff_block_r),
             ));
         }
         Ok(())

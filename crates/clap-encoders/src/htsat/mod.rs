@@ -13,12 +13,14 @@ use clap_nn::{BatchNorm, LayerNorm, Mode};
 
 use crate::config::{FUSED_VIEWS, HtsAtConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
+use crate::mel_fusion::MelFusion;
 use crate::taps::Taps;
 
 /// The audio tower.
 #[derive(Debug)]
 pub struct HtsAt {
     batch_norm: BatchNorm,
+    mel_fusion: Option<MelFusion>,
     image: image::MelImage,
     patch_embed: patch::PatchEmbed,
     stages: Vec<swin::Stage>,
@@ -38,8 +40,15 @@ impl HtsAt {
         let stages = (0..config.depths.len())
             .map(|i| swin::Stage::new(config, i, vb.pp("layers").pp(i)))
             .collect::<Result<_>>()?;
+        let mel_fusion = match config.fusion() {
+            Some(kind) if kind.is_1d() => {
+                Some(MelFusion::new(kind, config.num_mel_bins, config.aff_block_r, vb.clone())?)
+            }
+            _ => None,
+        };
         Ok(Self {
             batch_norm: BatchNorm::new(config.num_mel_bins, BATCH_NORM_EPS, vb.pp("batch_norm"))?,
+            mel_fusion,
             image: image::MelImage::new(config),
             patch_embed: patch::PatchEmbed::new(config, vb.pp("patch_embed"))?,
             stages,
@@ -67,8 +76,11 @@ impl HtsAt {
         }
         let longer = if self.fuses { LongerClips::new(is_longer, b, mode, xs.device())? } else { None };
 
-        let xs = self.batch_norm.forward_last_t(xs, mode)?.to_dtype(self.dtype)?; // per mel bin, over clips, views and frames
+        let mut xs = self.batch_norm.forward_last_t(xs, mode)?.to_dtype(self.dtype)?; // per mel bin, over clips, views and frames
         taps.see(format_args!("bn0"), &xs);
+        if let Some(fusion) = &self.mel_fusion {
+            xs = fusion.forward_t(&xs, longer.as_ref(), mode)?; // (B, 1, frames, bins)
+        }
         let xs = xs.transpose(2, 3)?.contiguous()?; // (B, views, bins, frames)
         let xs = self.image.forward(&xs)?; // (B, views, spec, spec)
         taps.see(format_args!("image"), &xs);

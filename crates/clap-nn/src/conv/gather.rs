@@ -26,9 +26,9 @@ impl Axis {
 /// Where a tap lies in the map that is gathered from.
 pub(super) trait Taps: Copy + Sync {
     /// Positions to gather for.
-    fn positions(&self) -> usize;
+    fn targets(&self) -> usize;
     /// Elements of the map that is gathered from.
-    fn len(&self) -> usize;
+    fn sources(&self) -> usize;
     /// Taps of a position.
     fn taps(&self) -> usize;
     /// The element under a tap, or `None` outside the map.
@@ -38,11 +38,11 @@ pub(super) trait Taps: Copy + Sync {
 }
 
 impl Taps for Axis {
-    fn positions(&self) -> usize {
+    fn targets(&self) -> usize {
         self.positions
     }
 
-    fn len(&self) -> usize {
+    fn sources(&self) -> usize {
         self.len
     }
 
@@ -64,11 +64,11 @@ impl Taps for Axis {
 pub(super) struct Transposed(Axis);
 
 impl Taps for Transposed {
-    fn positions(&self) -> usize {
+    fn targets(&self) -> usize {
         self.0.len
     }
 
-    fn len(&self) -> usize {
+    fn sources(&self) -> usize {
         self.0.positions
     }
 
@@ -139,7 +139,7 @@ pub(super) struct Gather<A> {
 impl<A: Taps> Gather<A> {
     /// Positions of one map.
     pub(super) fn positions(&self) -> usize {
-        self.rows.positions() * self.columns.positions()
+        self.rows.targets() * self.columns.targets()
     }
 
     /// Elements that a position gathers: (row tap, column tap, channel).
@@ -150,16 +150,16 @@ impl<A: Taps> Gather<A> {
     /// The rows of `positions`, one after the other.
     pub(super) fn rows(&self, xs: &[f32], positions: Range<usize>, out: &mut impl Sink) {
         let (channels, taps) = (self.channels, self.columns.taps());
-        let line = self.columns.len() * channels;
+        let line = self.columns.sources() * channels;
         for position in positions {
             let (map, position) = (position / self.positions(), position % self.positions());
-            let (y, x) = (position / self.columns.positions(), position % self.columns.positions());
+            let (y, x) = (position / self.columns.targets(), position % self.columns.targets());
             for tap in 0..self.rows.taps() {
                 let Some(row) = self.rows.at(y, tap) else {
                     out.zeros(taps * channels);
                     continue;
                 };
-                let line = &xs[(map * self.rows.len() + row) * line..][..line];
+                let line = &xs[(map * self.rows.sources() + row) * line..][..line];
                 if let Some(first) = self.columns.run(x) {
                     out.run(&line[first * channels..][..taps * channels]);
                     continue;
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn runs_are_what_their_taps_say() {
         fn check(axis: impl Taps) {
-            for position in 0..axis.positions() {
+            for position in 0..axis.targets() {
                 if let Some(first) = axis.run(position) {
                     assert!((0..axis.taps()).all(|tap| axis.at(position, tap) == Some(first + tap)));
                 }

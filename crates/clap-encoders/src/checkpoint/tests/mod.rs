@@ -14,8 +14,8 @@ use torch_archive::{torch_archive, torch_archive_claiming};
 
 use super::{Checkpoint, Format, laion, save_folder, save_folder_with};
 use crate::{
-    AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, HtsAtConfig, TextConfig, TextModelType,
-    load_folder,
+    AudioConfig, ClapConfig, ClapModel, ClapTokenizer, Error, FusionType, HtsAtConfig, PannConfig, TextConfig,
+    TextModelType, load_folder,
 };
 
 const CPU: Device = Device::Cpu;
@@ -68,14 +68,8 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
         },
         ..ClapConfig::default()
     };
-    let (vars, vb) = clap_nn::init::seeded_vars(9, &CPU, DType::F32);
-    ClapModel::new(&config, vb).unwrap();
     // Values of 0.02 would make all embeddings alike.
-    let tensors = vars
-        .to_tensors()
-        .into_iter()
-        .map(|(name, t)| if t.rank() >= 2 { (name, (t * 20.0).unwrap()) } else { (name, t.copy().unwrap()) })
-        .collect();
+    let tensors = weights(&config, 20.0);
     let features = FeatureConfig {
         feature_size: 16,
         sampling_rate: 8000,
@@ -88,6 +82,32 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
         ..FeatureConfig::default()
     };
     Tiny { config, features, tensors, tokenizer }
+}
+
+/// As [`tiny`], with a convolutional audio tower.
+fn tiny_pann(fusion: Option<FusionType>) -> Tiny {
+    let mut tiny = tiny(fusion);
+    tiny.config.audio_config = PannConfig {
+        num_mel_bins: 16,
+        block_widths: vec![8, 10],
+        pooled_blocks: 2,
+        hidden_size: 14,
+        num_classes: 5,
+        enable_fusion: fusion.is_some(),
+        fusion_type: fusion,
+        ..PannConfig::cnn14()
+    }
+    .into();
+    tiny.tensors = weights(&tiny.config, 1.0);
+    tiny
+}
+
+/// Weights of a new model, its matrices `scale` times as large.
+fn weights(config: &ClapConfig, scale: f64) -> HashMap<String, Tensor> {
+    let (vars, vb) = clap_nn::init::seeded_vars(9, &CPU, DType::F32);
+    ClapModel::new(config, vb).unwrap();
+    let scaled = |t: Tensor| if t.rank() >= 2 { (t * scale).unwrap() } else { t.copy().unwrap() };
+    vars.to_tensors().into_iter().map(|(name, t)| (name, scaled(t))).collect()
 }
 
 impl Tiny {
