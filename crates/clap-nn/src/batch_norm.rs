@@ -47,6 +47,19 @@ impl BatchNorm {
         self.forward_dim(xs, xs.rank().saturating_sub(1), mode)
     }
 
+    /// The scale and shift of each channel in evaluation, or `None` where gradients are asked of them.
+    pub(crate) fn constant_affine(&self) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
+        if self.weight.track_op() || self.bias.track_op() || !fusible(&[&self.weight, &self.bias]) {
+            return Ok(None);
+        }
+        let (mean, var): (Vec<f32>, Vec<f32>) = (self.running_mean.to_vec1()?, self.running_var.to_vec1()?);
+        let rstd = var.iter().map(|var| (var + self.eps as f32).sqrt().recip());
+        let scale: Vec<f32> = self.weight.to_vec1::<f32>()?.iter().zip(rstd).map(|(w, rstd)| w * rstd).collect();
+        let bias = self.bias.to_vec1::<f32>()?;
+        let shift = bias.iter().zip(&mean).zip(&scale).map(|((b, mean), a)| b - mean * a).collect();
+        Ok(Some((scale, shift)))
+    }
+
     fn forward_dim(&self, xs: &Tensor, dim: usize, mode: &mut Mode) -> Result<Tensor> {
         let channels = self.weight.dim(0)?;
         if xs.dim(dim)? != channels {

@@ -45,7 +45,7 @@ mod twin;
 pub use activation::{Activation, gelu};
 pub use attention::{AttentionMask, attention};
 pub use batch_norm::BatchNorm;
-pub use conv::{Conv2d, ConvGeometry};
+pub use conv::{Conv2d, ConvBnRelu, ConvGeometry};
 pub use dropout::{drop_path, dropout, residual};
 pub use embedding::Embedding;
 pub use feed_forward_block::feed_forward_block;

@@ -2,10 +2,9 @@
 //!
 //! Source: laion-clap 1.1.7 `pann_model.py` (`ConvBlock`, `ConvBlock5x5`).
 
-use candle_core::Result;
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use clap_nn::{Activation, BatchNorm, Conv2d, ConvGeometry, Mode, avg_pool_2x2};
+use clap_nn::{BatchNorm, Conv2d, ConvBnRelu, ConvGeometry, Mode};
 
 use crate::config::PannConfig;
 use crate::fusion::BATCH_NORM_EPS;
@@ -13,7 +12,7 @@ use crate::fusion::BATCH_NORM_EPS;
 /// Convolution, batch norm and ReLU, once or more, then 2x2 average pooling where the block is pooled.
 #[derive(Debug)]
 pub(super) struct ConvBlock {
-    layers: Vec<(Conv2d, BatchNorm)>,
+    layers: Vec<ConvBnRelu>,
     pools: bool,
 }
 
@@ -29,10 +28,8 @@ impl ConvBlock {
                 let init = xavier(input * side * side, width * side * side);
                 let geometry = ConvGeometry::same(side);
                 let (conv, norm) = (vb.pp(format!("conv{layer}")), vb.pp(format!("bn{layer}")));
-                Ok((
-                    Conv2d::new_no_bias((input, width), (side, side), geometry, init, conv)?,
-                    BatchNorm::new(width, BATCH_NORM_EPS, norm)?,
-                ))
+                let conv = Conv2d::new_no_bias((input, width), (side, side), geometry, init, conv)?;
+                Ok(ConvBnRelu::new(conv, BatchNorm::new(width, BATCH_NORM_EPS, norm)?))
             })
             .collect::<Result<_>>()?;
         Ok(Self { layers, pools: index < config.pooled_blocks })
@@ -40,11 +37,12 @@ impl ConvBlock {
 
     /// `(B, frames, bins, C)` → `(B, frames/2, bins/2, C')`, or the same frames and bins where the block is not pooled.
     pub(super) fn forward_t(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+        let (last, layers) = self.layers.split_last().expect("a block has a layer, by its configuration");
         let mut xs = xs.clone();
-        for (conv, norm) in &self.layers {
-            xs = Activation::Relu.forward(&norm.forward_last_t(&conv.forward(&xs)?, mode)?)?;
+        for layer in layers {
+            xs = layer.forward_t(&xs, mode)?;
         }
-        if self.pools { avg_pool_2x2(&xs) } else { Ok(xs) }
+        if self.pools { last.forward_pooled_t(&xs, mode) } else { last.forward_t(&xs, mode) }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 use super::ConvGeometry;
 use super::gather::{Axis, Gather, Taps, Zeroed};
+use super::winograd::{self, Direction, Finish, Maps};
 use crate::cpu::{
     Elements, fusible, gradient, parallel,
     product::{Matrix, MatrixMut},
@@ -30,7 +32,7 @@ pub(super) struct Fused {
 
 /// Sizes of one convolution, none of them zero.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     batch: usize,
     rows: Axis,
     columns: Axis,
@@ -39,7 +41,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(xs: &Shape, weight: &Shape, geometry: ConvGeometry) -> Result<Self> {
+    pub(super) fn of(xs: &Shape, weight: &Shape, geometry: ConvGeometry) -> Result<Self> {
         let (batch, height, width, input) = xs.dims4()?;
         let (output, kernel_rows, kernel_columns, _) = weight.dims4()?;
         let Some((rows, columns)) = geometry.output((height, width), (kernel_rows, kernel_columns)) else {
@@ -64,13 +66,37 @@ impl Sizes {
         Gather { rows: self.rows, columns: self.columns, channels: self.input }
     }
 
-    fn shape(&self) -> Shape {
+    /// The maps of Winograd's algorithm, where it applies and pays.
+    fn maps(&self) -> Option<Maps> {
+        let same = |axis: Axis| axis.taps == winograd::TAPS && axis.stride == 1 && axis.padding == 1;
+        let Self { batch, rows, columns, input, output } = *self;
+        (same(rows) && same(columns) && winograd::pays(input, output)).then_some(Maps {
+            batch,
+            height: rows.len,
+            width: columns.len,
+            input,
+            output,
+        })
+    }
+
+    /// The convolution by gathered rows, finished without pooling.
+    pub(super) fn forward(&self, xs: &[f32], weight: &[f32], finish: Finish<'_>) -> Vec<f32> {
+        product(xs, weight, self.gather(), (self.batch, self.output), finish)
+    }
+
+    pub(super) fn shape(&self) -> Shape {
         (self.batch, self.rows.positions, self.columns.positions, self.output).into()
     }
 }
 
-/// `rows(xs) · weightᵀ` for every position of every map; `weight` is (outputs, gathered width).
-fn product<A: Taps>(xs: &[f32], weight: &[f32], gather: Gather<A>, (batch, outputs): (usize, usize)) -> Vec<f32> {
+/// `rows(xs) · weightᵀ` for every position of every map, finished without pooling; `weight` is (outputs, gathered width).
+fn product<A: Taps>(
+    xs: &[f32],
+    weight: &[f32],
+    gather: Gather<A>,
+    (batch, outputs): (usize, usize),
+    finish: Finish<'_>,
+) -> Vec<f32> {
     let (positions, width) = (batch * gather.positions(), gather.width());
     let weight = Matrix::new(weight, outputs, width).t();
     if outputs * width <= CACHED_WEIGHT {
@@ -81,6 +107,7 @@ fn product<A: Taps>(xs: &[f32], weight: &[f32], gather: Gather<A>, (batch, outpu
             gather.rows(xs, first..first + count, &mut patches);
             let patches = Matrix::new(&patches, count, width);
             MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Parallelism::None);
+            winograd::finish_rows(ys, finish);
         });
     }
     let mut ys = vec![0.0; positions * outputs];
@@ -89,6 +116,9 @@ fn product<A: Taps>(xs: &[f32], weight: &[f32], gather: Gather<A>, (batch, outpu
         let ys = &mut ys[first * outputs..][..count * outputs];
         let patches = Matrix::new(&patches, count, width);
         MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Parallelism::Rayon(0));
+    }
+    if !matches!(finish, Finish::Plain) {
+        ys.par_chunks_mut(parallel::rows_per_task(outputs) * outputs).for_each(|ys| winograd::finish_rows(ys, finish));
     }
     ys
 }
@@ -140,7 +170,13 @@ impl CustomOp2 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(xs_layout.shape(), weight_layout.shape(), self.geometry)?;
         let (xs, weight) = (slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?);
-        let ys = product(xs, weight, sizes.gather(), (sizes.batch, sizes.output));
+        let ys = match sizes.maps() {
+            Some(maps) => {
+                let kernel = winograd::transform_kernel(weight, sizes.input, sizes.output);
+                winograd::convolve(xs, &kernel, maps, Direction::Forward, Finish::Plain)
+            }
+            None => sizes.forward(xs, weight, Finish::Plain),
+        };
         Ok((CpuStorage::F32(ys), sizes.shape()))
     }
 
@@ -152,8 +188,17 @@ impl CustomOp2 for Fused {
         let (x, w, g) = (x.get()?, w.get()?, g.get()?);
         let Sizes { batch, rows, columns, input, output } = sizes;
         let dx = if xs.track_op() {
-            let back = Gather { rows: rows.transposed(), columns: columns.transposed(), channels: output };
-            gradient(product(g, &turned(w, &sizes), back, (batch, input)), xs)?
+            let dx = match sizes.maps() {
+                Some(maps) => {
+                    let kernel = winograd::transform_kernel(w, input, output);
+                    winograd::convolve(g, &kernel, maps.back(), Direction::Backward, Finish::Plain)
+                }
+                None => {
+                    let back = Gather { rows: rows.transposed(), columns: columns.transposed(), channels: output };
+                    product(g, &turned(w, &sizes), back, (batch, input), Finish::Plain)
+                }
+            };
+            gradient(dx, xs)?
         } else {
             None
         };

@@ -3,13 +3,20 @@
 //! The weight's taps come before its input channels here, `(output, kernel rows, kernel columns, input)`: what a tap sees is then a run of
 //! consecutive elements, in the map and in the weight, and a convolution is one matrix product over gathered runs.
 
+mod bn_relu;
+mod frozen;
 mod fused;
 mod gather;
+mod winograd;
+
+use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::cpu::fusible;
+pub use bn_relu::ConvBnRelu;
+
+use crate::cpu::{Elements, fusible};
 use crate::linear::linear_composed;
 
 /// How a kernel moves over a map, in (rows, columns).
@@ -44,12 +51,39 @@ impl ConvGeometry {
 /// A convolution.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    /// `(output, input, kernel rows, kernel columns)`, as in torch's files.
-    weight: Tensor,
-    /// The same with the taps first, where the weight is no variable.
-    taps_first: Option<Tensor>,
+    weight: Weight,
     bias: Option<Tensor>,
     geometry: ConvGeometry,
+}
+
+/// A weight in the form that the layer computes with; what does not change is brought into it once.
+#[derive(Clone)]
+enum Weight {
+    /// `(output, input, kernel rows, kernel columns)` as in torch's files: a variable.
+    Torch(Tensor),
+    /// `(output, kernel rows, kernel columns, input)`: a constant.
+    TapsFirst(Tensor),
+    /// Transformed by Winograd's algorithm: a constant on the CPU.
+    Transformed(Transformed),
+}
+
+/// A kernel of 3x3, transformed.
+#[derive(Clone)]
+struct Transformed {
+    /// (places, output, input).
+    kernel: Arc<Vec<f32>>,
+    input: usize,
+    output: usize,
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Torch(weight) => write!(f, "Torch({:?})", weight.shape()),
+            Self::TapsFirst(weight) => write!(f, "TapsFirst({:?})", weight.shape()),
+            Self::Transformed(Transformed { input, output, .. }) => write!(f, "Transformed({output}, {input})"),
+        }
+    }
 }
 
 impl Conv2d {
@@ -67,17 +101,32 @@ impl Conv2d {
 
     /// From existing tensors: `weight` (output, input, kernel rows, kernel columns), `bias` (output).
     pub fn from_parts(weight: Tensor, bias: Option<Tensor>, geometry: ConvGeometry) -> Result<Self> {
+        let (output, input, rows, columns) = weight.dims4()?;
         // A weight that is one zero seen through a shape stands for one that a file lacks, of any size: it is not copied.
         let constant = !weight.track_op() && weight.is_contiguous();
-        let taps_first = if constant { Some(taps_first(&weight)?) } else { None };
-        Ok(Self { weight, taps_first, bias, geometry })
+        let transforms = fusible(&[&weight])
+            && (rows, columns) == (winograd::TAPS, winograd::TAPS)
+            && geometry == ConvGeometry::same(winograd::TAPS)
+            && winograd::pays(input, output);
+        let weight = match constant {
+            false => Weight::Torch(weight),
+            true if transforms => {
+                let taps = taps_first(&weight)?;
+                let taps = Elements::of(&taps, "conv2d");
+                let kernel = Arc::new(winograd::transform_kernel(taps.get()?, input, output));
+                Weight::Transformed(Transformed { kernel, input, output })
+            }
+            true => Weight::TapsFirst(taps_first(&weight)?),
+        };
+        Ok(Self { weight, bias, geometry })
     }
 
     /// (B, H, W, input) → (B, H', W', output).
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = match &self.taps_first {
-            Some(weight) => conv2d(xs, weight, self.geometry)?,
-            None => conv2d(xs, &taps_first(&self.weight)?, self.geometry)?,
+        let ys = match &self.weight {
+            Weight::Torch(weight) => conv2d(xs, &taps_first(weight)?, self.geometry)?,
+            Weight::TapsFirst(weight) => conv2d(xs, weight, self.geometry)?,
+            Weight::Transformed(weight) => frozen::conv2d(xs, weight)?,
         };
         match &self.bias {
             Some(bias) => ys.broadcast_add(bias),
@@ -93,6 +142,16 @@ fn taps_first(weight: &Tensor) -> Result<Tensor> {
 
 /// Convolution of `xs` (B, H, W, input) with `weight` (output, kernel rows, kernel columns, input) → (B, H', W', output).
 pub fn conv2d(xs: &Tensor, weight: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
+    check(xs, weight, geometry)?;
+    if fusible(&[xs, weight]) && xs.elem_count() > 0 && weight.elem_count() > 0 {
+        xs.contiguous()?.apply_op2(&weight.contiguous()?, fused::Fused { geometry })
+    } else {
+        conv2d_composed(xs, weight, geometry)
+    }
+}
+
+/// A map that the kernel fits into.
+fn check(xs: &Tensor, weight: &Tensor, geometry: ConvGeometry) -> Result<()> {
     let (_, height, width, channels) = xs.dims4()?;
     let (_, kernel_rows, kernel_columns, input) = weight.dims4()?;
     let ConvGeometry { stride, padding } = geometry;
@@ -105,11 +164,7 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, geometry: ConvGeometry) -> Result<Te
     if geometry.output((height, width), (kernel_rows, kernel_columns)).is_none() {
         candle_core::bail!("a kernel of {kernel_rows} x {kernel_columns} does not fit into {:?}", xs.shape());
     }
-    if fusible(&[xs, weight]) && xs.elem_count() > 0 && weight.elem_count() > 0 {
-        xs.contiguous()?.apply_op2(&weight.contiguous()?, fused::Fused { geometry })
-    } else {
-        conv2d_composed(xs, weight, geometry)
-    }
+    Ok(())
 }
 
 /// [`conv2d`] in candle's operations: the map seen through each tap, side by side, and one linear map.
@@ -167,6 +222,12 @@ mod tests {
             ([2, 4, 6, 3], [2, 2, 3, 3], geometry((2, 3), (0, 0))),
             ([2, 1, 2, 5], [7, 3, 3, 5], ConvGeometry::same(3)),
             ([2, 40, 21, 8], [12, 3, 3, 8], ConvGeometry::same(3)),
+            // Winograd's: even and odd sizes, channels beside whole registers, one row, a kernel beyond the cache.
+            ([2, 8, 10, 16], [20, 3, 3, 16], ConvGeometry::same(3)),
+            ([3, 7, 5, 19], [33, 3, 3, 19], ConvGeometry::same(3)),
+            ([1, 1, 9, 8], [8, 3, 3, 8], ConvGeometry::same(3)),
+            ([2, 150, 3, 9], [10, 3, 3, 9], ConvGeometry::same(3)),
+            ([1, 5, 4, 190], [180, 3, 3, 190], ConvGeometry::same(3)),
             // A weight beyond the cache.
             ([1, 9, 4, 120], [130, 3, 3, 120], ConvGeometry::same(3)),
         ] {
@@ -182,18 +243,35 @@ mod tests {
         }
     }
 
+    /// Each form of a weight: torch's own, taps first, transformed.
     #[test]
     fn it_is_the_convolution_of_torch() {
-        let (_, vb) = crate::init::seeded_vars(1, &candle_core::Device::Cpu, DType::F32);
-        let geometry = ConvGeometry::same(3);
-        let layer = Conv2d::new_no_bias((2, 5), (3, 3), geometry, crate::init::torch_default(18), vb).unwrap();
-        let xs = twin::random(2, &[2, 7, 9, 2]).to_dtype(DType::F32).unwrap();
-        let config = candle_nn::Conv2dConfig { padding: 1, ..Default::default() };
-        let reference = candle_nn::Conv2d::new(layer.weight.clone(), None, config);
-        let expected = reference.forward(&xs.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
-        let ys = layer.forward(&xs).unwrap().permute((0, 3, 1, 2)).unwrap();
-        let gap = (ys - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(gap < 1e-6, "{gap}");
+        for (input, output, side) in [(2, 5, 3), (9, 17, 3), (9, 12, 5)] {
+            let weight = twin::random(1, &[output, input, side, side]).to_dtype(DType::F32).unwrap();
+            let geometry = ConvGeometry::same(side);
+            let xs = twin::random(2, &[2, 7, 9, input]).to_dtype(DType::F32).unwrap();
+            let config = candle_nn::Conv2dConfig { padding: side / 2, ..Default::default() };
+            let reference = candle_nn::Conv2d::new(weight.clone(), None, config);
+            let expected = reference.forward(&xs.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
+            let variable = candle_core::Var::from_tensor(&weight).unwrap().into_inner();
+            for weight in [weight, variable] {
+                let layer = Conv2d::from_parts(weight, None, geometry).unwrap();
+                let ys = layer.forward(&xs).unwrap().permute((0, 3, 1, 2)).unwrap();
+                let gap = (ys - &expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(gap < 2e-5, "{gap} {layer:?}");
+            }
+        }
+    }
+
+    /// A transformed weight hands gradients on to what is before it.
+    #[test]
+    fn a_frozen_convolution_is_differentiable() {
+        let weight = twin::random(1, &[11, 9, 3, 3]);
+        let taps = taps_first(&weight).unwrap();
+        let layer = Conv2d::from_parts(weight.to_dtype(DType::F32).unwrap(), None, ConvGeometry::same(3)).unwrap();
+        assert!(matches!(layer.weight, Weight::Transformed(_)));
+        let composed = |xs: &[Tensor]| conv2d_composed(&xs[0], &taps, ConvGeometry::same(3));
+        twin::check_twins(&[&[2, 7, 5, 9]], 1e-5, |xs| layer.forward(&xs[0]), composed);
     }
 
     #[test]
