@@ -198,6 +198,41 @@ combinations! {
     bart: htsat(None), TextModelType::Bart;
 }
 
+/// The contrastive loss does not see the tagging head; the losses of taggers do.
+#[test]
+fn a_tagging_loss_trains_the_head_and_the_tower() {
+    let AudioConfig::HtsAt(audio) = htsat(None) else { panic!("an HTS-AT") };
+    let audio = HtsAtConfig { enable_tagging: true, num_classes: 7, ..audio };
+    let (vars, vb) = clap_nn::init::seeded_vars(5, &Device::Cpu, DType::F32);
+    let model = ClapModel::new(&config(audio.into(), TextModelType::Roberta), vb).unwrap();
+    larger_weights(&vars);
+    let mel = fused_mel(3, FRAMES - 5, 16).narrow(1, 0, 1).unwrap();
+    let tags = |mode: &mut Mode| model.audio_model().tag(&mel, &[], mode).unwrap();
+    let tower = "audio_model.audio_encoder.";
+
+    for mut mode in [Mode::train(ChaCha8Rng::seed_from_u64(3)), Mode::eval()] {
+        let outputs = tags(&mut mode);
+        let grads = [
+            (outputs.clipwise_output.unwrap().log().unwrap(), true),
+            (outputs.framewise_output.unwrap().log().unwrap(), true),
+            // Of all channels, the layer norm has settled the sum of squares.
+            (outputs.fine_grained_embedding.narrow(2, 0, 5).unwrap().sqr().unwrap(), false),
+        ];
+        for (loss, by_the_head) in grads {
+            let grads = loss.mean_all().unwrap().neg().unwrap().backward().unwrap();
+            let peak = |name: &str| {
+                let grad = grads.get(&vars.get(&format!("{tower}{name}")).unwrap());
+                grad.map(|grad| grad.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap())
+            };
+            for name in ["tscam_conv.weight", "tscam_conv.bias"] {
+                assert_eq!(peak(name).is_some_and(|peak| peak > 1e-4 && peak.is_finite()), by_the_head, "{name}");
+            }
+            let first = peak("patch_embed.proj.weight").unwrap();
+            assert!(first > 1e-6 && first.is_finite(), "patch_embed.proj.weight: {first:e}");
+        }
+    }
+}
+
 /// Trains one pass of a fused model whose batch has no longer clip.
 fn pass_without_longer_clips(seed: u64) -> (Vars, Tensor) {
     let config = config(htsat(Some(FusionType::Aff2d)), TextModelType::Roberta);

@@ -29,6 +29,7 @@ fn case(name: &str) -> (Fixture, ClapModel) {
         audio_config: PannConfig {
             num_mel_bins: cfg["audio_cfg"]["mel_bins"].as_u64().unwrap() as usize,
             num_classes: cfg["audio_cfg"]["class_num"].as_u64().unwrap() as usize,
+            enable_tagging: true,
             enable_fusion: fused,
             fusion_type: fusion,
             ..sizes
@@ -64,6 +65,10 @@ fn compare(fixture: &Fixture, model: &ClapModel, xs: &Tensor, is_longer: &[bool]
         check_probe(fixture, name, ours, POINT);
     }
     assert!(blocks >= 4, "{blocks} blocks");
+    let tags = model.audio_model().tag(xs, is_longer, &mut Mode::eval()).unwrap();
+    check_probe(fixture, "embedding", &tags.embedding, POINT);
+    check_probe(fixture, "fine_grained_embedding", &tags.fine_grained_embedding, POINT);
+    check_probe(fixture, "clipwise_output", &tags.clipwise_output.unwrap(), POINT);
     for point in ["embedding", "projection", "normalized"] {
         check_cosine(fixture, point, &seen[point], COSINE);
     }

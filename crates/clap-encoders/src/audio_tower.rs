@@ -7,6 +7,7 @@ use clap_nn::Mode;
 use crate::config::AudioConfig;
 use crate::htsat::HtsAt;
 use crate::pann::Pann;
+use crate::tagging::AudioTags;
 use crate::taps::Taps;
 
 /// The audio tower that a configuration names.
@@ -56,6 +57,18 @@ impl AudioTower {
         match self {
             Self::HtsAt(tower) => tower.forward_with(xs, is_longer, mode, taps),
             Self::Pann(tower) => tower.forward_with(xs, is_longer, mode, taps),
+        }
+    }
+
+    /// As [`AudioTower::forward_t`], with the outputs along time and those of the tagging head, which the tower has where its
+    /// configuration says `enable_tagging`.
+    ///
+    /// # Errors
+    /// As [`AudioTower::forward_t`], or where the tower's sizes leave no steps of time apart.
+    pub fn tag(&self, xs: &Tensor, is_longer: &[bool], mode: &mut Mode) -> Result<AudioTags> {
+        match self {
+            Self::HtsAt(tower) => tower.tag(xs, is_longer, mode),
+            Self::Pann(tower) => tower.tag(xs, is_longer, mode),
         }
     }
 }

@@ -15,6 +15,7 @@ type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor);
 /// Names of the audio tower: `bn0` `(B, views, frames, mel)`, `image` `(B, views, spec, spec)`, `patch_proj`
 /// `(B, grid, grid, width)`, `patch_embed` `(B, tokens, width)`, per stage `i` and block `j` `s{i}b{j}.attn` (natural token
 /// order, after the output projection) and `s{i}b{j}`, `stage{i}` (after patch merging), `norm`, `embedding` `(B, width)`.
+/// What [`crate::AudioTower::tag`] returns beside the embedding has no taps.
 /// Names of the text tower: `embeddings`, `layer{i}` `(B, tokens, width)`, `pooler` `(B, width)`.
 #[derive(Default)]
 pub struct Taps<'a>(Option<Observer<'a>>);

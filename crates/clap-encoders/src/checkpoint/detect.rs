@@ -64,7 +64,12 @@ impl Checkpoint {
             Some(&[windows, ..]) => windows.isqrt() * window_size * patch,
             _ => default.spec_size,
         };
+        let num_classes = match at("tscam_conv.weight") {
+            Some(&[classes, ..]) => classes,
+            _ => default.num_classes,
+        };
         Some(HtsAtConfig {
+            num_classes,
             window_size,
             num_mel_bins,
             spec_size,

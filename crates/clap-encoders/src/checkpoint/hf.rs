@@ -30,9 +30,14 @@ pub(super) fn is_ignorable(key: &str) -> bool {
     clap_nn::is_foreign_buffer(key) || UNUSED.iter().any(|start| key.starts_with(start))
 }
 
-/// True for the heads of LAION's MLP loss.
-pub(super) fn is_transform(key: &str) -> bool {
-    key.starts_with("audio_transform.") || key.starts_with("text_transform.")
+/// Of them, what a model has after all whose configuration says so: with `mlp_loss`, with `enable_tagging`.
+const MLP_LOSS: [&str; 2] = ["audio_transform.", "text_transform."];
+const TAGGING: [&str; 2] = ["audio_model.audio_encoder.tscam_conv.", "audio_model.audio_encoder.fc_audioset."];
+
+/// True for an ignorable key that is none to the configured model.
+pub(super) fn is_configured(config: &ClapConfig, key: &str) -> bool {
+    let starts = |parts: &[&str]| parts.iter().any(|start| key.starts_with(start));
+    config.mlp_loss && starts(&MLP_LOSS) || config.audio_config.enable_tagging() && starts(&TAGGING)
 }
 
 /// The buffers that `transformers` expects beside the weights.

@@ -20,6 +20,7 @@ use super::audit::INITIAL_SEED;
 use super::{hf, laion, save, torch_save};
 use crate::config::{AudioConfig, ClapConfig, HtsAtConfig};
 use crate::error::{Error, Result};
+use crate::htsat::TaggingHead;
 use crate::transform::Transform;
 
 /// Prefix of data-parallel training, which the published files carry and `laion_clap` takes off.
@@ -133,11 +134,8 @@ fn heads(config: &ClapConfig) -> Result<HashMap<String, Tensor>> {
     let encoder = vb.pp("audio_model").pp("audio_encoder");
     match &config.audio_config {
         AudioConfig::HtsAt(audio) => {
-            let classes = audio.num_classes;
-            // Rows of the last stage that one strip of the spectrogram has.
-            let rows = (audio.stage_side(audio.depths.len() - 1) / audio.strips()).max(1);
-            layer(&[classes, audio.hidden_size, rows, 3], encoder.pp("tscam_conv"))?;
-            layer(&[classes, classes], encoder.pp("head"))?;
+            TaggingHead::new(audio, encoder.pp("tscam_conv"))?;
+            layer(&[audio.num_classes; 2], encoder.pp("head"))?;
         }
         AudioConfig::Pann(audio) => layer(&[audio.num_classes, audio.hidden_size], encoder.pp("fc_audioset"))?,
     }

@@ -62,7 +62,7 @@ pub fn save_folder_with(
     let mut all: BTreeMap<&str, &Tensor> = buffers.iter().map(|(key, tensor)| (key.as_str(), tensor)).collect();
     let mut extra = BTreeMap::new();
     for (key, tensor) in tensors {
-        let has_place = all.contains_key(key.as_str()) || !hf::is_ignorable(key) || is_second_head(config, key);
+        let has_place = all.contains_key(key.as_str()) || !hf::is_ignorable(key) || hf::is_configured(config, key);
         if has_place { &mut all } else { &mut extra }.insert(key.as_str(), tensor);
     }
     // They are written as private temporary files; whoever may read the other files may read the weights.
@@ -82,11 +82,6 @@ pub fn save_folder_with(
 /// Of a model folder: tensors that came with the model and that `transformers` has no place for, LAION's tagging head for example. They
 /// are kept for a conversion back.
 pub const EXTRA: &str = "laion_extra.safetensors";
-
-/// True for the heads of the MLP loss in a model that uses them.
-fn is_second_head(config: &ClapConfig, key: &str) -> bool {
-    config.mlp_loss && hf::is_transform(key)
-}
 
 fn write_tensors(path: &Path, tensors: BTreeMap<&str, &Tensor>, permissions: fs::Permissions) -> Result<()> {
     // `transformers` refuses a file that does not say whose tensors it holds.

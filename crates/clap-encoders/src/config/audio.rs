@@ -91,6 +91,15 @@ impl AudioConfig {
         if self.fusion().is_some() { FUSED_VIEWS } else { 1 }
     }
 
+    /// Whether the tower has a tagging head.
+    #[must_use]
+    pub fn enable_tagging(&self) -> bool {
+        match self {
+            Self::HtsAt(config) => config.enable_tagging,
+            Self::Pann(config) => config.enable_tagging,
+        }
+    }
+
     /// The fewest frames that the tower takes.
     #[must_use]
     pub fn min_frames(&self) -> usize {

@@ -28,7 +28,7 @@ pub struct HtsAtConfig {
     /// Step between patches, `[rows, columns]`; patches do not overlap here, so it equals `patch_size`.
     #[serde(deserialize_with = "one_or_two")]
     pub patch_stride: [usize; 2],
-    /// Classes of the tagging head of the original network; part of the file format, unused by CLAP.
+    /// Classes of the tagging head.
     pub num_classes: usize,
     /// Width of the tower's output: `patch_embeds_hidden_size · 2^(stages - 1)`.
     pub hidden_size: usize,
@@ -61,6 +61,10 @@ pub struct HtsAtConfig {
     /// Standard deviation of the normal distribution that linear layers and bias tables begin with. The default is that of wide towers;
     /// towers a tenth as wide learn faster from 0.06 or more.
     pub initializer_range: f64,
+    /// Keeps the original network's tagging head, `tscam_conv`, which the embedding does not use; see [`crate::AudioTower::tag`]. A key
+    /// of ours.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub enable_tagging: bool,
 }
 
 impl Default for HtsAtConfig {
@@ -87,6 +91,7 @@ impl Default for HtsAtConfig {
             aff_block_r: 4,
             layer_norm_eps: 1e-5,
             initializer_range: 0.02,
+            enable_tagging: false,
         }
     }
 }
@@ -140,6 +145,12 @@ impl HtsAtConfig {
         self.window_size.min(self.stage_side(i))
     }
 
+    /// Rows of tokens that the last stage leaves of each strip, at least 1.
+    #[must_use]
+    pub fn strip_rows(&self) -> usize {
+        (self.stage_side(self.depths.len() - 1) / self.strips()).max(1)
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         let key = |name: &str| format!("audio_config.{name}");
         for (name, value, limit) in [
@@ -178,6 +189,7 @@ impl HtsAtConfig {
             }
         }
         self.validate_stages()?;
+        self.validate_tagging()?;
         epsilon(&key("layer_norm_eps"), self.layer_norm_eps)?;
         rate(&key("drop_path_rate"), self.drop_path_rate)?;
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {
@@ -246,6 +258,25 @@ impl HtsAtConfig {
                     self.hidden_size,
                     self.patch_embeds_hidden_size,
                     stages - 1
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The stages are known to be possible.
+    fn validate_tagging(&self) -> Result<()> {
+        if !self.enable_tagging {
+            return Ok(());
+        }
+        size("audio_config.num_classes", self.num_classes, WIDEST)?;
+        let (side, strips) = (self.stage_side(self.depths.len() - 1), self.strips());
+        if !side.is_multiple_of(strips) {
+            return Err(Error::config(
+                "audio_config.enable_tagging",
+                format!(
+                    "tags need whole rows of tokens for each of the {strips} strips (spec_size / num_mel_bins) that the spectrogram is \
+                     cut into; the last stage has {side} rows"
                 ),
             ));
         }

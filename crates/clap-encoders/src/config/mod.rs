@@ -245,6 +245,12 @@ mod tests {
         refuses(r#"{"audio_config":{"num_mel_bins":60}}"#, "audio_config.spec_size");
         refuses(r#"{"audio_config":{"patch_size":7,"patch_stride":7}}"#, "audio_config.spec_size");
         refuses(r#"{"audio_config":{"patch_size":8}}"#, "audio_config.patch_stride");
+        refuses(r#"{"audio_config":{"enable_tagging":true,"num_classes":0}}"#, "audio_config.num_classes");
+        accepts(r#"{"audio_config":{"enable_tagging":true}}"#);
+        // The last of five stages is 4 x 4 tokens, of 8 strips.
+        let five = r#""depths":[1,1,1,1,1],"num_attention_heads":[4,4,4,4,4],"hidden_size":1536,"num_mel_bins":32"#;
+        accepts(&format!(r#"{{"audio_config":{{{five}}}}}"#));
+        refuses(&format!(r#"{{"audio_config":{{"enable_tagging":true,{five}}}}}"#), "audio_config.enable_tagging");
         refuses(r#"{"audio_config":{"depths":[]}}"#, "audio_config.depths");
         refuses(r#"{"audio_config":{"depths":[2,2,2]}}"#, "audio_config.num_attention_heads");
         refuses(r#"{"audio_config":{"num_attention_heads":[4,8,16,31]}}"#, "audio_config.num_attention_heads");

@@ -1,11 +1,13 @@
 //! HTS-AT: a hierarchical token-semantic audio transformer.
 //!
 //! Chen et al., "HTS-AT" (arXiv 2202.00874); source: laion-clap 1.1.7 `htsat.py`; transformers 4.57.6 `ClapAudioEncoder`,
-//! whose weight names are used. The tagging head (`tscam_conv`, `head`) is no part of the embedding and not built.
+//! whose weight names are used. The tagging head (`tscam_conv`) is built where the configuration asks for it; `head`, which LAION's
+//! network has and does not use, never.
 
 mod image;
 mod patch;
 mod swin;
+mod tagging;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -14,7 +16,10 @@ use clap_nn::{BatchNorm, LayerNorm, Mode};
 use crate::config::{FUSED_VIEWS, HtsAtConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
 use crate::mel_fusion::MelFusion;
+use crate::tagging::AudioTags;
 use crate::taps::Taps;
+
+pub(crate) use tagging::TaggingHead;
 
 /// The audio tower.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct HtsAt {
     patch_embed: patch::PatchEmbed,
     stages: Vec<swin::Stage>,
     norm: LayerNorm,
+    timeline: tagging::Timeline,
+    tagging_head: Option<TaggingHead>,
     views: usize,
     fuses: bool,
     /// What all but the batch norm computes in.
@@ -46,6 +53,10 @@ impl HtsAt {
             }
             _ => None,
         };
+        let tagging_head = match config.enable_tagging {
+            true => Some(TaggingHead::new(config, vb.pp("tscam_conv"))?),
+            false => None,
+        };
         Ok(Self {
             batch_norm: BatchNorm::new(config.num_mel_bins, BATCH_NORM_EPS, vb.pp("batch_norm"))?,
             mel_fusion,
@@ -53,6 +64,8 @@ impl HtsAt {
             patch_embed: patch::PatchEmbed::new(config, vb.pp("patch_embed"))?,
             stages,
             norm: LayerNorm::new(config.hidden_size, patch::LAYER_NORM_EPS, vb.pp("norm"))?,
+            timeline: tagging::Timeline::new(config),
+            tagging_head,
             views: if config.enable_fusion { FUSED_VIEWS } else { 1 },
             fuses: config.enable_fusion,
             dtype: vb.dtype(),
@@ -70,6 +83,22 @@ impl HtsAt {
         mode: &mut Mode,
         taps: &mut Taps<'_>,
     ) -> Result<Tensor> {
+        let xs = embedding(&self.tokens(xs, is_longer, mode, taps)?)?; // (B, hidden)
+        taps.see(format_args!("embedding"), &xs);
+        Ok(xs)
+    }
+
+    /// As [`HtsAt::forward_with`], with the outputs along time; see [`crate::AudioTower::tag`].
+    ///
+    /// # Errors
+    /// Where the shape is not the model's, or the last stage has no whole rows of tokens for each strip of the spectrogram.
+    pub fn tag(&self, xs: &Tensor, is_longer: &[bool], mode: &mut Mode) -> Result<AudioTags> {
+        let xs = self.tokens(xs, is_longer, mode, &mut Taps::none())?; // (B, tokens, hidden)
+        self.timeline.tags(&xs, embedding(&xs)?, self.tagging_head.as_ref())
+    }
+
+    /// Log-mel views → the normalised tokens of the last stage `(B, tokens, hidden)`.
+    fn tokens(&self, xs: &Tensor, is_longer: &[bool], mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
         let (b, views, _, _) = xs.dims4()?;
         if views != self.views {
             bail!("this audio tower takes {} view(s) of a clip, not {views}", self.views)
@@ -91,9 +120,11 @@ impl HtsAt {
         }
         let xs = self.norm.forward(&xs)?; // (B, tokens, hidden)
         taps.see(format_args!("norm"), &xs);
-        // The reference unrolls the tokens into frequency bins and time steps before it averages them all.
-        let xs = xs.mean(D::Minus2)?; // (B, hidden)
-        taps.see(format_args!("embedding"), &xs);
         Ok(xs)
     }
+}
+
+/// `(B, tokens, hidden)` → `(B, hidden)`. The reference unrolls the tokens along time before it averages them all.
+fn embedding(tokens: &Tensor) -> Result<Tensor> {
+    tokens.mean(D::Minus2)
 }

@@ -8,6 +8,7 @@
 
 mod block;
 mod local;
+mod tagging;
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -16,6 +17,7 @@ use clap_nn::{Activation, BatchNorm, Linear, Mode, dropout};
 use crate::config::{FUSED_VIEWS, FusionType, PannConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
 use crate::mel_fusion::MelFusion;
+use crate::tagging::AudioTags;
 use crate::taps::Taps;
 
 /// The audio tower.
@@ -28,6 +30,9 @@ pub struct Pann {
     blocks: Vec<block::ConvBlock>,
     local: Option<local::LocalMaps>,
     fc1: Linear,
+    fc_audioset: Option<Linear>,
+    /// Frames of the input that one of the last block's stands for.
+    frames_per_step: usize,
     dropout: f32,
     output_dropout: f32,
     views: usize,
@@ -57,6 +62,10 @@ impl Pann {
             _ => None,
         };
         let width = config.block_widths[config.block_widths.len() - 1];
+        let fc_audioset = match config.enable_tagging {
+            true => Some(tagging::head(config, vb.pp("fc_audioset"))?),
+            false => None,
+        };
         Ok(Self {
             batch_norm: BatchNorm::new(bins, BATCH_NORM_EPS, vb.pp("batch_norm"))?,
             mel_fusion,
@@ -64,6 +73,8 @@ impl Pann {
             blocks,
             local,
             fc1: Linear::new(width, config.hidden_size, block::xavier(width, config.hidden_size), vb.pp("fc1"))?,
+            fc_audioset,
+            frames_per_step: config.min_frames(),
             dropout: config.dropout as f32,
             output_dropout: config.output_dropout as f32,
             views: if config.enable_fusion { FUSED_VIEWS } else { 1 },
@@ -88,6 +99,18 @@ impl Pann {
         let ys = dropout(&ys, self.output_dropout, mode)?;
         taps.see(format_args!("embedding"), &ys);
         Ok(ys)
+    }
+
+    /// As [`Pann::forward_with`], with the outputs along time; see [`crate::AudioTower::tag`].
+    ///
+    /// # Errors
+    /// Where the shape is not the model's.
+    pub fn tag(&self, xs: &Tensor, is_longer: &[bool], mode: &mut Mode) -> Result<AudioTags> {
+        let xs = self.features_t(xs, is_longer, mode, &mut Taps::none())?; // (B, frames', C)
+        let clip = self.pooled_t(&xs, mode)?; // (B, hidden)
+        let steps = self.fc1_relu(&tagging::smoothed(&xs)?)?; // (B, frames', hidden)
+        let embedding = dropout(&clip, self.output_dropout, mode)?;
+        tagging::tags(&clip, &steps, embedding, self.fc_audioset.as_ref(), self.frames_per_step)
     }
 
     /// The convolutions' output, averaged over frequency: `(B, frames', C)`.
@@ -121,6 +144,10 @@ impl Pann {
         // By index, as torch: the first of equal ones has the whole gradient.
         let peak = xs.gather(&xs.detach().argmax_keepdim(1)?, 1)?.squeeze(1)?;
         let xs = dropout(&(peak + xs.mean(1)?)?, self.output_dropout, mode)?; // (B, C)
-        Activation::Relu.forward(&self.fc1.forward(&xs)?)
+        self.fc1_relu(&xs)
+    }
+
+    fn fc1_relu(&self, xs: &Tensor) -> Result<Tensor> {
+        Activation::Relu.forward(&self.fc1.forward(xs)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Checkpoints in and out, of files made here: what agrees loads bit-exact, what disagrees is named.
 
 mod conversion;
+mod tagging_head;
 mod text_towers;
 mod torch_archive;
 
