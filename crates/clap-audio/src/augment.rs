@@ -3,6 +3,7 @@
 //! Random cropping is [`crate::LongAudio::Random`], a policy of the extractor.
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::decibel::FLOOR_DB;
 
@@ -38,7 +39,8 @@ pub fn mix(first: &mut [f32], second: &[f32], share: f32) {
 /// Source: `torchlibrosa/augmentation.py`, `SpecAugmentation` and `DropStripes` (0.1.0); paper: arXiv 1904.08779. A
 /// stripe's width is uniform in `0..drop_width`, its start uniform in `0..total - width`. Widths are bounded by the
 /// spectrogram, where torchlibrosa would raise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SpecAugment {
     /// A time stripe is narrower than this, in frames.
     pub time_drop_width: usize,

@@ -34,6 +34,7 @@ mod model;
 pub mod pann;
 mod pretrained;
 mod projection;
+mod spec_augment;
 mod tagging;
 mod taps;
 pub mod text;

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use clap_audio::augment::{SpecAugment, gain_log_mel};
+use clap_audio::augment::gain_log_mel;
 use clap_audio::{FeatureExtractor, Features, LongAudio, Truncation};
 use clap_data::caption::{self, Template};
 use clap_data::{Sample, WaveCache};
@@ -20,7 +20,7 @@ use clap_encoders::{ClapTokenizer, features_tensor};
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{AugmentConfig, SpecAugmentConfig, TrainConfig};
+use crate::config::{AugmentConfig, TrainConfig};
 use crate::error::{Error, Result};
 
 /// One clip as the model sees it, and one text for it.
@@ -75,7 +75,7 @@ impl Collate {
         }
         if let Some(stripes) = self.augment.spec_augment {
             let fill = features.data.iter().sum::<f32>() / features.data.len() as f32;
-            SpecAugment::from(stripes).apply_views(&mut features.data, features.views, features.bins, fill, rng);
+            stripes.apply_views(&mut features.data, features.views, features.bins, fill, rng);
         }
         Ok(Item { features, text })
     }
@@ -98,13 +98,6 @@ impl Collate {
             return template.fill(&caption::readable(label));
         }
         caption::draw(&sample.captions, rng).unwrap_or_default().to_owned()
-    }
-}
-
-impl From<SpecAugmentConfig> for SpecAugment {
-    fn from(config: SpecAugmentConfig) -> Self {
-        let SpecAugmentConfig { time_drop_width, time_stripes, freq_drop_width, freq_stripes } = config;
-        Self { time_drop_width, time_stripes, freq_drop_width, freq_stripes }
     }
 }
 

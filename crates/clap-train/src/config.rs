@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap_audio::augment::SpecAugment;
 use clap_audio::{FeatureConfig, Preset};
 use clap_encoders::{AudioConfig, TextConfig};
 use serde::{Deserialize, Serialize};
@@ -105,22 +106,9 @@ pub struct AugmentConfig {
     pub random_crop: bool,
     /// Range in decibels of a random gain on the waveform.
     pub gain_db: Option<[f64; 2]>,
-    /// Random stripes of the log-mel set to its mean.
-    pub spec_augment: Option<SpecAugmentConfig>,
-}
-
-/// `[augment.spec_augment]`: stripes of a random width below `*_drop_width`, as torchlibrosa's `SpecAugmentation`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SpecAugmentConfig {
-    /// Upper bound (exclusive) of a time stripe's width, in frames.
-    pub time_drop_width: usize,
-    /// Number of time stripes.
-    pub time_stripes: usize,
-    /// Upper bound (exclusive) of a frequency stripe's width, in mel bins.
-    pub freq_drop_width: usize,
-    /// Number of frequency stripes.
-    pub freq_stripes: usize,
+    /// Random stripes of the log-mel set to its mean. `[model.audio.spec_augment]` has the tower do it where LAION's does, behind its
+    /// batch norm, whose statistics then see whole clips.
+    pub spec_augment: Option<SpecAugment>,
 }
 
 /// `[optim]`: the optimiser.
@@ -225,13 +213,6 @@ impl Default for ModelConfig {
 impl Default for AugmentConfig {
     fn default() -> Self {
         Self { random_crop: true, gain_db: None, spec_augment: None }
-    }
-}
-
-impl Default for SpecAugmentConfig {
-    /// torchlibrosa's, for 1,024 frames of 64 bins.
-    fn default() -> Self {
-        Self { time_drop_width: 64, time_stripes: 2, freq_drop_width: 8, freq_stripes: 2 }
     }
 }
 

@@ -4,12 +4,13 @@
 //! let unknown fields pass; so every key is compared with those of the fully populated default.
 
 use clap_audio::FeatureConfig;
-use clap_encoders::TextConfig;
+use clap_audio::augment::SpecAugment;
+use clap_encoders::{AudioConfig, TextConfig};
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::config::{SpecAugmentConfig, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
 /// Fields of `preprocessor_config.json` that follow from the others; a configuration neither writes nor takes them.
@@ -88,9 +89,16 @@ fn known(table: &Table) -> Json {
     let kind = TOWER.split('.').try_fold(&Value::Table(table.clone()), |at, part| at.get(part)).cloned();
     // An unknown tower is refused where the configuration is read, with the names of those that there are.
     let named = kind.map(|kind| Table::from_iter([("model_type".to_owned(), kind)]));
-    config.model.audio = Some(named.and_then(|audio| audio.try_into().ok()).unwrap_or_default());
+    let mut audio: AudioConfig = named.and_then(|audio| audio.try_into().ok()).unwrap_or_default();
+    // Keys that are written where they say something.
+    let (enable_tagging, spec_augment) = match &mut audio {
+        AudioConfig::HtsAt(audio) => (&mut audio.enable_tagging, &mut audio.spec_augment),
+        AudioConfig::Pann(audio) => (&mut audio.enable_tagging, &mut audio.spec_augment),
+    };
+    (*enable_tagging, *spec_augment) = (true, Some(SpecAugment::default()));
+    config.model.audio = Some(audio);
     config.model.text = Some(TextConfig::default());
-    config.augment.spec_augment = Some(SpecAugmentConfig::default());
+    config.augment.spec_augment = Some(SpecAugment::default());
     serde_json::to_value(config).expect("a configuration of numbers, strings and tables is JSON")
 }
 
@@ -205,6 +213,31 @@ mod tests {
             assert!(lookup(&known, key).is_some(), "{key}");
         }
         assert!(lookup(&known, "optim.lr.x").is_none());
+    }
+
+    #[test]
+    fn the_tower_has_stripes_of_its_own() {
+        for tower in ["clap_audio_model", "pann"] {
+            let recipe = format!(
+                "[model.audio]\nmodel_type = \"{tower}\"\nenable_tagging = true\n[model.audio.spec_augment]\ntime_drop_width = 24"
+            );
+            let config = parse(&recipe, "recipe.toml").unwrap();
+            let audio = config.model.audio.as_ref().unwrap();
+            assert!(audio.enable_tagging());
+            assert_eq!(audio.spec_augment(), Some(SpecAugment { time_drop_width: 24, ..SpecAugment::default() }));
+            let again = parse(&config.to_toml().unwrap(), "config.toml").unwrap();
+            assert_eq!(again.model.audio.as_ref(), Some(audio));
+            let fewer = set(&config, "model.audio.spec_augment.freq_stripes=1").unwrap().model.audio.unwrap();
+            assert_eq!(fewer.spec_augment().unwrap().freq_stripes, 1);
+            let none = set(&config, "model.audio.spec_augment=").unwrap().model.audio.unwrap();
+            assert_eq!(none.spec_augment(), None);
+
+            let error = parse(&format!("{recipe}\ntime_stripe = 1"), "recipe.toml").unwrap_err().to_string();
+            let (key, meant) = ("model.audio.spec_augment.time_stripe", "model.audio.spec_augment.time_stripes");
+            assert!(error.contains(key) && error.contains(meant), "{error}");
+            let error = set(&config, "model.audio.spec_augment={ width = 1 }").unwrap_err().to_string();
+            assert!(error.contains("model.audio.spec_augment.width"), "{error}");
+        }
     }
 
     #[test]

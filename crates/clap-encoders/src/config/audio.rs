@@ -1,5 +1,6 @@
 //! `audio_config`: the audio tower, whichever it is.
 
+use clap_audio::augment::SpecAugment;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
@@ -97,6 +98,15 @@ impl AudioConfig {
         match self {
             Self::HtsAt(config) => config.enable_tagging,
             Self::Pann(config) => config.enable_tagging,
+        }
+    }
+
+    /// Stripes that training drops inside the tower.
+    #[must_use]
+    pub fn spec_augment(&self) -> Option<SpecAugment> {
+        match self {
+            Self::HtsAt(config) => config.spec_augment,
+            Self::Pann(config) => config.spec_augment,
         }
     }
 

@@ -1,9 +1,10 @@
 //! `audio_config` of `model_type` `clap_audio_model`: the HTS-AT tower.
 
+use clap_audio::augment::SpecAugment;
 use clap_nn::Activation;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DEEPEST, FusionType, WIDEST, epsilon, heads, rate, size, spread};
+use super::{DEEPEST, FusionType, WIDEST, epsilon, heads, rate, size, spread, stripes};
 use crate::error::{Error, Result};
 
 /// Side of a window: its relative positions make a table of the fourth power.
@@ -65,6 +66,9 @@ pub struct HtsAtConfig {
     /// of ours.
     #[serde(skip_serializing_if = "super::is_false")]
     pub enable_tagging: bool,
+    /// Stripes of time and frequency that training drops, as LAION's program does (with the default's sizes). A key of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec_augment: Option<SpecAugment>,
 }
 
 impl Default for HtsAtConfig {
@@ -92,6 +96,7 @@ impl Default for HtsAtConfig {
             layer_norm_eps: 1e-5,
             initializer_range: 0.02,
             enable_tagging: false,
+            spec_augment: None,
         }
     }
 }
@@ -190,6 +195,7 @@ impl HtsAtConfig {
         }
         self.validate_stages()?;
         self.validate_tagging()?;
+        stripes(self.spec_augment.as_ref(), self.num_mel_bins)?;
         epsilon(&key("layer_norm_eps"), self.layer_norm_eps)?;
         rate(&key("drop_path_rate"), self.drop_path_rate)?;
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {

@@ -11,6 +11,7 @@ mod text;
 
 use std::path::Path;
 
+use clap_audio::augment::SpecAugment;
 use clap_nn::Activation;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,8 @@ const WIDEST: usize = 1 << 16;
 const DEEPEST: usize = 1000;
 /// Rows of an embedding.
 const LONGEST: usize = 1 << 22;
+/// Stripes that SpecAugment drops.
+const MOST_STRIPES: usize = 1000;
 
 /// `value` is a usable size.
 fn size(key: &str, value: usize, limit: usize) -> Result<()> {
@@ -145,6 +148,20 @@ fn spread(key: &str, value: f64) -> Result<()> {
     } else {
         Err(Error::config(key, format!("{value} is no standard deviation to begin with; 0.02 is usual, 1 the most")))
     }
+}
+
+/// `stripes` can be dropped of spectrograms of `bins` mel bins. Clips may have fewer frames than a stripe, so time has no such bound.
+fn stripes(stripes: Option<&SpecAugment>, bins: usize) -> Result<()> {
+    let Some(stripes) = stripes else { return Ok(()) };
+    let key = |name: &str| format!("audio_config.spec_augment.{name}");
+    size(&key("time_drop_width"), stripes.time_drop_width, LONGEST)?;
+    size(&key("freq_drop_width"), stripes.freq_drop_width, bins)?;
+    for (name, count) in [("time_stripes", stripes.time_stripes), ("freq_stripes", stripes.freq_stripes)] {
+        if count > MOST_STRIPES {
+            return Err(Error::config(key(name), format!("{count} stripes; {MOST_STRIPES} are the most, 2 are usual")));
+        }
+    }
+    Ok(())
 }
 
 /// `heads` divide `width`.
@@ -321,6 +338,28 @@ mod tests {
         accepts(
             r#"{"audio_config":{"model_type":"pann","num_mel_bins":33,"enable_fusion":true,"fusion_type":"aff_1d"}}"#,
         );
+    }
+
+    #[test]
+    fn stripes_are_an_option_of_every_tower() {
+        for tower in ["clap_audio_model", "pann"] {
+            let json =
+                |fields: &str| format!(r#"{{"audio_config":{{"model_type":"{tower}","spec_augment":{fields}}}}}"#);
+            assert_eq!(accepts(&json("null")).audio_config.spec_augment(), None);
+            assert_eq!(accepts(&json("{}")).audio_config.spec_augment(), Some(SpecAugment::default()));
+            let config = accepts(&json(r#"{"time_drop_width":500,"freq_drop_width":64,"freq_stripes":0}"#));
+            let again: ClapConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+            assert_eq!(again, config);
+            for (field, value) in
+                [("time_drop_width", 0), ("freq_drop_width", 0), ("freq_drop_width", 65), ("time_stripes", 1001)]
+            {
+                refuses(&json(&format!(r#"{{"{field}":{value}}}"#)), &format!("audio_config.spec_augment.{field}"));
+            }
+            let e = serde_json::from_str::<ClapConfig>(&json(r#"{"width":3}"#)).unwrap_err().to_string();
+            assert!(e.contains("width") && e.contains("time_drop_width"), "{e}");
+        }
+        let plain = serde_json::to_string(&ClapConfig::default()).unwrap();
+        assert!(!plain.contains("spec_augment") && !plain.contains("enable_tagging"), "{plain}");
     }
 
     #[test]

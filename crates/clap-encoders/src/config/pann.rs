@@ -1,8 +1,9 @@
 //! `audio_config` of `model_type` `pann`: a convolutional network of PANNs.
 
+use clap_audio::augment::SpecAugment;
 use serde::{Deserialize, Serialize};
 
-use super::{FusionType, WIDEST, rate, size};
+use super::{FusionType, WIDEST, rate, size, stripes};
 use crate::error::{Error, Result};
 
 /// Blocks: each pooled one halves the frames, and none would be left long before this.
@@ -47,6 +48,9 @@ pub struct PannConfig {
     pub fusion_type: Option<FusionType>,
     /// Reduction of the channel bottleneck in attentional feature fusion.
     pub aff_block_r: usize,
+    /// Stripes of time and frequency that training drops, as LAION's program does (with the default's sizes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec_augment: Option<SpecAugment>,
 }
 
 impl Default for PannConfig {
@@ -92,6 +96,7 @@ impl PannConfig {
             enable_fusion: false,
             fusion_type: None,
             aff_block_r: 4,
+            spec_augment: None,
         }
     }
 
@@ -147,6 +152,7 @@ impl PannConfig {
         }
         rate(&key("dropout"), self.dropout)?;
         rate(&key("output_dropout"), self.output_dropout)?;
+        stripes(self.spec_augment.as_ref(), self.num_mel_bins)?;
         self.validate_fusion()
     }
 

@@ -11,11 +11,13 @@ mod tagging;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use clap_audio::augment::SpecAugment;
 use clap_nn::{BatchNorm, LayerNorm, Mode};
 
 use crate::config::{FUSED_VIEWS, HtsAtConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
 use crate::mel_fusion::MelFusion;
+use crate::spec_augment::drop_stripes;
 use crate::tagging::AudioTags;
 use crate::taps::Taps;
 
@@ -26,6 +28,7 @@ pub(crate) use tagging::TaggingHead;
 pub struct HtsAt {
     batch_norm: BatchNorm,
     mel_fusion: Option<MelFusion>,
+    spec_augment: Option<SpecAugment>,
     image: image::MelImage,
     patch_embed: patch::PatchEmbed,
     stages: Vec<swin::Stage>,
@@ -60,6 +63,7 @@ impl HtsAt {
         Ok(Self {
             batch_norm: BatchNorm::new(config.num_mel_bins, BATCH_NORM_EPS, vb.pp("batch_norm"))?,
             mel_fusion,
+            spec_augment: config.spec_augment,
             image: image::MelImage::new(config),
             patch_embed: patch::PatchEmbed::new(config, vb.pp("patch_embed"))?,
             stages,
@@ -110,6 +114,7 @@ impl HtsAt {
         if let Some(fusion) = &self.mel_fusion {
             xs = fusion.forward_t(&xs, longer.as_ref(), mode)?; // (B, 1, frames, bins)
         }
+        let xs = drop_stripes(&xs, self.spec_augment.as_ref(), mode)?;
         let xs = xs.transpose(2, 3)?.contiguous()?; // (B, views, bins, frames)
         let xs = self.image.forward(&xs)?; // (B, views, spec, spec)
         taps.see(format_args!("image"), &xs);

@@ -12,11 +12,13 @@ mod tagging;
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use clap_audio::augment::SpecAugment;
 use clap_nn::{Activation, BatchNorm, Linear, Mode, dropout};
 
 use crate::config::{FUSED_VIEWS, FusionType, PannConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
 use crate::mel_fusion::MelFusion;
+use crate::spec_augment::drop_stripes;
 use crate::tagging::AudioTags;
 use crate::taps::Taps;
 
@@ -25,6 +27,7 @@ use crate::taps::Taps;
 pub struct Pann {
     batch_norm: BatchNorm,
     mel_fusion: Option<MelFusion>,
+    spec_augment: Option<SpecAugment>,
     /// Views that the first convolution takes as channels.
     channels: usize,
     blocks: Vec<block::ConvBlock>,
@@ -69,6 +72,7 @@ impl Pann {
         Ok(Self {
             batch_norm: BatchNorm::new(bins, BATCH_NORM_EPS, vb.pp("batch_norm"))?,
             mel_fusion,
+            spec_augment: config.spec_augment,
             channels,
             blocks,
             local,
@@ -125,6 +129,7 @@ impl Pann {
         if let Some(fusion) = &self.mel_fusion {
             xs = fusion.forward_t(&xs, longer.as_ref(), mode)?; // (B, 1, frames, bins)
         }
+        let xs = drop_stripes(&xs, self.spec_augment.as_ref(), mode)?;
         let mut ys = xs.narrow(1, 0, self.channels)?.permute((0, 2, 3, 1))?.contiguous()?; // (B, frames, bins, channels)
         for (i, block) in self.blocks.iter().enumerate() {
             ys = block.forward_t(&ys, mode)?; // (B, frames', bins', C)
