@@ -121,9 +121,14 @@ pub(crate) struct Embed {
 /// Which model, on which device, and how it listens.
 #[derive(Debug, Args)]
 pub(crate) struct Model {
-    /// Model folder, run folder or hub id such as laion/clap-htsat-unfused (default: the best checkpoint of the last run)
-    #[arg(long, value_name = "DIR_OR_ID")]
+    /// Model folder, run folder, weight file of LAION's, or hub id such as laion/clap-htsat-unfused or
+    /// lukewys/laion_clap/630k-audioset-best.pt (default: the best checkpoint of the last run)
+    #[arg(long, value_name = "PATH_OR_ID")]
     pub(crate) model: Option<String>,
+    /// Tokenizer: a folder that holds it, a tokenizer.json or a hub id (default: the one beside the weights, else, for weights that
+    /// come without one, the text tower's own from the hub)
+    #[arg(long, value_name = "DIR_OR_ID")]
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Front end to agree with: `hf` (transformers) or `laion` (laion_clap) (default: the run's own, else by the kind of model)
     #[arg(long)]
     pub(crate) preset: Option<Preset>,
@@ -148,7 +153,7 @@ pub(crate) struct Model {
 
 #[derive(Debug, Args)]
 pub(crate) struct Info {
-    /// Sound files; models: a folder, a run, a weight file or a hub id
+    /// Sound files; models and towers: a folder, a run, a weight file or a hub id
     #[arg(value_name = "FILE_OR_MODEL", required = true)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
@@ -171,6 +176,9 @@ pub(crate) struct Convert {
     /// Whose layout: `hf` (transformers) or `laion` (laion_clap)
     #[arg(long, value_name = "hf|laion")]
     pub(crate) to: Preset,
+    /// Tokenizer of the folder, where the model comes without one: a folder that holds it, a tokenizer.json or a hub id
+    #[arg(long, value_name = "DIR_OR_ID")]
+    pub(crate) tokenizer: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) revision: Revision,
     /// Give weights that the file lacks initial values, and leave out those that the model has no use for

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap_encoders::checkpoint::save_laion;
-use clap_encoders::{ModelFolder, load_folder, locate, save_folder};
+use clap_encoders::{locate, open_model, save_folder};
 
 use crate::args::{self, Preset};
 use crate::exit::{Exit, failure};
@@ -20,15 +20,21 @@ pub(crate) fn run(args: &args::Convert) -> anyhow::Result<Exit> {
         return Err(failure(Exit::Usage, text));
     }
     let name = args.model.display().to_string();
-    let folder = load_folder(&locate(&model_folder(&args.model), args.revision.revision.as_deref())?)?;
-    write!(std::io::stdout(), "{}", ModelInfo::of(&name, &folder)?)?;
-
-    let (tensors, report) = folder.checked_tensors(args.allow_missing)?;
-    warn(&name, &report);
-    let ModelFolder { config, features, tokenizer, .. } = &folder;
+    let model = open_model(&locate(&model_folder(&args.model), args.revision.revision.as_deref())?)?;
+    write!(std::io::stdout(), "{}", ModelInfo::of(&name, &model)?)?;
     match args.to {
-        Preset::Hf => save_folder(&args.out, config, features, &tensors, tokenizer)?,
-        Preset::Laion => save_laion(&args.out, config, features, &tensors)?,
+        Preset::Hf => {
+            // Before the weights are read, which takes longer.
+            let model = model.with_tokenizer(args.tokenizer.as_deref())?;
+            let (tensors, report) = model.checked_tensors(args.allow_missing)?;
+            warn(&name, &report);
+            save_folder(&args.out, &model.config, &model.features, &tensors, &model.tokenizer)?;
+        }
+        Preset::Laion => {
+            let (tensors, report) = model.checked_tensors(args.allow_missing)?;
+            warn(&name, &report);
+            save_laion(&args.out, &model.config, &model.features, &tensors)?;
+        }
     }
     writeln!(std::io::stdout(), "written to {}", args.out.display())?;
     Ok(Exit::Done)

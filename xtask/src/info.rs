@@ -17,7 +17,7 @@ pub(crate) fn run(args: &args::Info) -> anyhow::Result<Exit> {
     let mut failed = 0;
     for file in &args.files {
         if model_info::is_model(file) {
-            let model = model_info::ModelInfo::open(file, args.revision.revision.as_deref())?;
+            let model = model_info::Known::open(file, args.revision.revision.as_deref())?;
             match args.json {
                 true => {
                     serde_json::to_writer(&mut out, &model)?;

@@ -33,6 +33,7 @@ pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
         dtype: clap_encoders::dtype(&args.dtype)?,
         revision: args.revision.revision.clone(),
         allow_missing: args.allow_missing,
+        tokenizer: args.tokenizer.clone(),
     };
     let model = Clap::from_pretrained(model_folder(path), &options)?;
     warn(&name, model.load_report());

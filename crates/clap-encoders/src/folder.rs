@@ -1,81 +1,84 @@
-//! A model folder in Hugging Face's layout, opened and checked, its weights not yet read.
+//! A whole model's files, opened and checked, its weights not yet read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{FeatureConfig, Preset};
 use clap_nn::init::seeded_vars;
 
-use crate::checkpoint::{Checkpoint, EXTRA, Format, INITIAL_SEED};
+use crate::checkpoint::{Checkpoint, Format, INITIAL_SEED};
 use crate::config::{ClapConfig, TextModelType};
 use crate::error::{Error, KeyReport, Result};
 use crate::model::ClapModel;
+use crate::opened::{Opened, open};
 use crate::tokenizer::ClapTokenizer;
+use crate::tokenizer_source::tokenizer_of;
 
-/// What a model folder holds.
+/// What the files of a model hold.
+///
+/// `T` is `()` as long as its tokenizer has not been asked for: a bare weight file has none, and not everything needs one.
 #[derive(Debug)]
-pub struct ModelFolder {
-    /// Where it is.
+pub struct ModelFolder<T = ClapTokenizer> {
+    /// Where it is: a folder, or a bare weight file.
     pub path: PathBuf,
-    /// `config.json`.
+    /// `config.json`, or what it would say.
     pub config: ClapConfig,
-    /// `preprocessor_config.json`.
+    /// `preprocessor_config.json`, or what it would say.
     pub features: FeatureConfig,
-    /// The tokenizer's files.
-    pub tokenizer: ClapTokenizer,
+    /// The tokenizer.
+    pub tokenizer: T,
     /// The weight file.
     pub checkpoint: Checkpoint,
 }
 
-/// The folder of a model that is named by its path, or by its id on the hub (`owner/name`), whence it is fetched if need be.
+/// Opens a model with its tokenizer, of any kind that [`open`] knows: a Hugging Face folder (`config.json`,
+/// `preprocessor_config.json`, `model.safetensors`, its shards or `pytorch_model.bin`, and `tokenizer.json`, `vocab.json` with
+/// `merges.txt`, or `vocab.txt`), LAION's `.pt`, or a folder of open_clip's.
 ///
 /// # Errors
-/// Where it is no folder and cannot be fetched.
-pub fn locate(id_or_path: &Path, revision: Option<&str>) -> Result<PathBuf> {
-    if id_or_path.is_dir() {
-        return Ok(id_or_path.to_owned());
-    }
-    fetch(&id_or_path.display().to_string(), revision)
-}
-
-#[cfg(feature = "hub")]
-fn fetch(id: &str, revision: Option<&str>) -> Result<PathBuf> {
-    crate::hub::folder(id, revision)
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(id: &str, _: Option<&str>) -> Result<PathBuf> {
-    let reason = "this is no folder, and this program was built without the feature `hub`".to_owned();
-    Err(Error::Hub { id: id.to_owned(), reason })
-}
-
-/// Opens a model folder: `config.json`, `preprocessor_config.json`, the weights (`model.safetensors`, its shards,
-/// `pytorch_model.bin`, or a single LAION `.pt`) and the tokenizer (`tokenizer.json`, `vocab.json` with `merges.txt`, or
-/// `vocab.txt`).
-///
-/// # Errors
-/// Where a file is missing or broken, or the files do not belong together.
+/// Where a file is missing or broken, the files do not belong together, or they are no whole model.
 pub fn load_folder(path: &Path) -> Result<ModelFolder> {
-    if !path.is_dir() {
-        return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::NotFound, "this is no folder")));
-    }
-    let file = |name: &'static str| {
-        let file = path.join(name);
-        if file.is_file() { Ok(file) } else { Err(Error::MissingFile { folder: path.to_owned(), file: name }) }
-    };
-    let config = ClapConfig::from_file(&file("config.json")?)?;
-    let features_path = file("preprocessor_config.json")?;
-    let text = std::fs::read_to_string(&features_path).map_err(Error::io(&features_path))?;
-    let features: FeatureConfig = serde_json::from_str(&text).map_err(Error::json(&features_path))?;
-    features.validate()?;
-    let tokenizer = ClapTokenizer::from_folder(path)?;
-    agree(&config, &features, &tokenizer)?;
-    let checkpoint = open_weights(path)?;
-    Ok(ModelFolder { path: path.to_owned(), config, features, tokenizer, checkpoint })
+    open_model(path)?.with_tokenizer(None)
 }
 
-impl ModelFolder {
+/// As [`load_folder`], without the tokenizer.
+///
+/// # Errors
+/// As [`load_folder`].
+pub fn open_model(path: &Path) -> Result<ModelFolder<()>> {
+    match open(path)? {
+        Opened::Model(model) => Ok(model),
+        Opened::Audio(tower) => Err(Error::checkpoint(
+            &tower.path,
+            format!("this is an audio tower alone ({}); a model has a text tower and projections too", tower.config),
+        )),
+        Opened::Text(tower) => Err(Error::checkpoint(
+            &tower.path,
+            format!("this is a text tower alone ({}); a model has an audio tower and projections too", tower.config),
+        )),
+    }
+}
+
+impl ModelFolder<()> {
+    /// The same with its tokenizer: the one that is `given` (a folder, a `tokenizer.json` or a hub id), else the one beside the
+    /// weights, else, for files that come without one, that of the text tower's own repository on the hub.
+    ///
+    /// # Errors
+    /// Where there is none, the message saying which files to put where; or it is not made for this model.
+    pub fn with_tokenizer(self, given: Option<&Path>) -> Result<ModelFolder> {
+        let tokenizer = match (given, self.checkpoint.format()) {
+            (Some(given), _) => ClapTokenizer::from_pretrained(given)?,
+            (None, Format::HuggingFace) if self.path.is_dir() => ClapTokenizer::from_folder(&self.path)?,
+            (None, _) => tokenizer_of(&self.path, self.config.text_config.model_type)?,
+        };
+        agree(&self.config, &self.features, &tokenizer)?;
+        let Self { path, config, features, checkpoint, .. } = self;
+        Ok(ModelFolder { path, config, features, tokenizer, checkpoint })
+    }
+}
+
+impl<T> ModelFolder<T> {
     /// Reads the weights into a model for inference.
     ///
     /// # Errors
@@ -119,20 +122,14 @@ impl ModelFolder {
         Ok((tensors, report))
     }
 
-    /// What the weights are stored in, by one that every model has.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn dtype(&self) -> Result<Option<DType>> {
-        Ok(self.checkpoint.stored("audio_projection.linear1.bias", &Device::Cpu)?.map(|weight| weight.dtype()))
-    }
-
-    /// The front end of the program whose names the weights carry.
+    /// The front end of the program whose names the weights carry. open_clip's is neither: it does not round to 16 bits, as `hf`, and
+    /// leaves the local views of a short clip out of a fused model, as `laion`. The latter weighs more, where there is fusion.
     #[must_use]
     pub fn preset(&self) -> Preset {
         match self.checkpoint.format() {
-            Format::HuggingFace => Preset::Hf,
             Format::Laion => Preset::Laion,
+            Format::OpenClip if self.config.audio_config.fusion().is_some() => Preset::Laion,
+            _ => Preset::Hf,
         }
     }
 }
@@ -142,6 +139,12 @@ impl ModelFolder {
 /// # Errors
 /// Naming the key at fault.
 pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &ClapTokenizer) -> Result<()> {
+    hears(config, features)?;
+    reads(config, tokenizer)
+}
+
+/// Checks that model and front end are made for each other.
+pub(crate) fn hears(config: &ClapConfig, features: &FeatureConfig) -> Result<()> {
     let audio = &config.audio_config;
     if features.feature_size != audio.num_mel_bins() {
         return Err(Error::config(
@@ -185,6 +188,11 @@ pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &C
             ),
         ));
     }
+    Ok(())
+}
+
+/// Checks that model and tokenizer are made for each other.
+fn reads(config: &ClapConfig, tokenizer: &ClapTokenizer) -> Result<()> {
     let text = &config.text_config;
     if tokenizer.vocab_size() > text.vocab_size {
         return Err(Error::config(
@@ -212,62 +220,4 @@ pub(crate) fn agree(config: &ClapConfig, features: &FeatureConfig, tokenizer: &C
         ));
     }
     Ok(())
-}
-
-fn open_weights(folder: &Path) -> Result<Checkpoint> {
-    for name in ["model.safetensors", "pytorch_model.bin"] {
-        let path = folder.join(name);
-        if path.is_file() {
-            let extra = folder.join(EXTRA);
-            return match extra.is_file() && path.extension().is_some_and(|e| e == "safetensors") {
-                true => Checkpoint::open_safetensors(&[path, extra]),
-                false => Checkpoint::open(&path),
-            };
-        }
-    }
-    let index = folder.join("model.safetensors.index.json");
-    if index.is_file() {
-        let shards: Vec<PathBuf> = shard_names(&index)?.into_iter().map(|name| folder.join(name)).collect();
-        if let Some(absent) = shards.iter().find(|path| !path.is_file()) {
-            return Err(Error::checkpoint(
-                &index,
-                format!("it names {}, which is not there; is the download complete?", absent.display()),
-            ));
-        }
-        return Checkpoint::open_safetensors(&shards);
-    }
-    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut archives: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "pt"))
-        .collect();
-    match (archives.pop(), archives.is_empty()) {
-        (Some(path), true) => Checkpoint::open(&path),
-        _ => Err(Error::MissingFile { folder: folder.to_owned(), file: "model.safetensors (or pytorch_model.bin)" }),
-    }
-}
-
-/// The files that an index of a sharded model names, each beside the index.
-///
-/// # Errors
-/// Where the index cannot be read, names no file, or one that lies elsewhere.
-pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let Index { weight_map } = serde_json::from_str(&text).map_err(Error::json(index))?;
-    let names: BTreeSet<String> = weight_map.into_values().collect();
-    if names.is_empty() {
-        return Err(Error::checkpoint(index, "its `weight_map` names no file"));
-    }
-    // A backslash separates folders on Windows alone; an index is the same everywhere.
-    let is_plain = |name: &str| Path::new(name).file_name() == Some(name.as_ref()) && !name.contains(['/', '\\', ':']);
-    match names.iter().find(|name| !is_plain(name)) {
-        Some(name) => {
-            Err(Error::checkpoint(index, format!("it names `{name}`; a shard is a plain file name beside the index")))
-        }
-        None => Ok(names),
-    }
 }

@@ -9,18 +9,24 @@ use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, Result};
-use crate::folder::shard_names;
+use crate::weights::shard_names;
 
 /// Revision that is taken when none is given.
 pub const DEFAULT_REVISION: &str = "main";
 
-/// One file of a model folder: its possible names, best first; a name may stand for two files that go together.
-const FILES: [&[&[&str]]; 4] = [
-    &[&["config.json"]],
-    &[&["preprocessor_config.json"]],
-    &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
-    &[&["model.safetensors"], &["pytorch_model.bin"], &[INDEX]],
-];
+/// One file of a repository: its possible names, best first; a name may stand for two files that go together.
+type Alternatives<'a> = &'a [&'a [&'a str]];
+
+const CONFIG: Alternatives<'_> = &[&["config.json"]];
+const FEATURES: Alternatives<'_> = &[&["preprocessor_config.json"]];
+const WEIGHTS: Alternatives<'_> = &[&["model.safetensors"], &["pytorch_model.bin"], &[INDEX]];
+
+/// What a model folder needs.
+const MODEL: [Alternatives<'_>; 4] = [CONFIG, FEATURES, &[&["tokenizer.json"], &["vocab.json", "merges.txt"]], WEIGHTS];
+
+/// What a tokenizer needs, and a text model.
+const TOKENIZER: Alternatives<'_> = &[&["tokenizer.json"], &["vocab.json", "merges.txt"], &["vocab.txt"]];
+const TEXT: [Alternatives<'_>; 3] = [CONFIG, TOKENIZER, WEIGHTS];
 
 /// Stands for itself and the shards that it names.
 const INDEX: &str = "model.safetensors.index.json";
@@ -34,43 +40,90 @@ const PASSES: usize = 2;
 /// # Errors
 /// Where the model does not exist, or is not in the cache and cannot be fetched; the message says which files to put where.
 pub fn folder(id: &str, revision: Option<&str>) -> Result<PathBuf> {
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
-    resolve(&Cache::from_env(), offline, id, revision.unwrap_or(DEFAULT_REVISION))
+    of_model(id, fetch(id, revision, &MODEL))
 }
 
-fn resolve(cache: &Cache, offline: bool, id: &str, revision: &str) -> Result<PathBuf> {
-    let fail = |reason: String| Error::Hub { id: id.to_owned(), reason };
+/// As [`folder`], of a text model, or of a model with such a tower.
+///
+/// # Errors
+/// As [`folder`].
+pub fn text_folder(id: &str) -> Result<PathBuf> {
+    let folder = of_model(id, fetch(id, None, &TEXT))?;
+    let is_whole =
+        std::fs::read_to_string(folder.join("config.json")).is_ok_and(|json| json.contains("\"audio_config\""));
+    if is_whole { self::folder(id, None) } else { Ok(folder) }
+}
+
+/// One file of a repository, in the local cache.
+///
+/// # Errors
+/// As [`folder`].
+pub fn file(id: &str, file: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let alternatives: [&[&str]; 1] = [&[file]];
+    Ok(of_model(id, fetch(id, revision, &[&alternatives]))?.join(file))
+}
+
+/// The folder of a repository with a tokenizer, or why there is none.
+pub(crate) fn tokenizer(id: &str) -> std::result::Result<PathBuf, String> {
+    fetch(id, None, &[TOKENIZER])
+}
+
+fn of_model(id: &str, found: std::result::Result<PathBuf, String>) -> Result<PathBuf> {
+    found.map_err(|reason| Error::Hub { id: id.to_owned(), reason })
+}
+
+fn fetch(id: &str, revision: Option<&str>, files: &[Alternatives<'_>]) -> std::result::Result<PathBuf, String> {
+    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0"));
+    resolve(&Cache::from_env(), offline, id, revision.unwrap_or(DEFAULT_REVISION), files)
+}
+
+fn resolve(
+    cache: &Cache,
+    offline: bool,
+    id: &str,
+    revision: &str,
+    files: &[Alternatives<'_>],
+) -> std::result::Result<PathBuf, String> {
     if !is_id(id) {
-        return Err(fail("this is neither a folder nor a hub id of the form `owner/name`".to_owned()));
+        return Err("this is neither a path nor a hub id of the form `owner/name`".to_owned());
     }
-    if let Some(folder) = cached(cache, id, revision) {
+    if let Some(folder) = cached(cache, id, revision, files) {
         return Ok(folder);
     }
     if offline {
-        return Err(fail(format!(
+        return Err(format!(
             "revision {revision} is not complete in {} and HF_HUB_OFFLINE is set",
             cache.path().display()
-        )));
+        ));
     }
     let mut builder = ApiBuilder::from_env().with_progress(false);
     if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
         builder = builder.with_token(Some(token));
     }
-    let api = builder.build().map_err(|e| fail(e.to_string()))?;
+    let api = builder.build().map_err(|e| e.to_string())?;
     let repo = api.repo(Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned()));
     for _ in 0..PASSES {
-        for alternatives in FILES {
-            download(alternatives, |file| repo.get(file).map_err(|e| e.to_string())).map_err(fail)?;
+        for alternatives in files {
+            download(alternatives, |file| repo.get(file).map_err(|e| e.to_string()))?;
         }
-        if let Some(folder) = cached(cache, id, revision) {
+        if let Some(folder) = cached(cache, id, revision, files) {
             return Ok(folder);
         }
     }
-    Err(fail(format!(
+    Err(format!(
         "revision {revision} is still not complete in {} after its files were fetched; does the branch move? Try again, or \
          name a commit",
         cache.path().display()
-    )))
+    ))
+}
+
+/// The parts of `owner/name/file.pt`: the id of a repository and the name of a weight file in it. `None` for anything else.
+#[must_use]
+pub fn file_id(text: &str) -> Option<(&str, &str)> {
+    let (end, _) = text.match_indices('/').nth(1)?;
+    let (id, file) = (&text[..end], &text[end + 1..]);
+    let is_plain = file.split('/').all(|part| !part.is_empty() && part != "." && part != "..") && !file.contains('\\');
+    (is_id(id) && is_plain && crate::is_weight_file(file.as_ref())).then_some((id, file))
 }
 
 /// True where `id` has the form of a hub id: `name` or `owner/name` of letters, digits, `-`, `_` and `.`.
@@ -88,7 +141,7 @@ pub fn is_id(id: &str) -> bool {
 }
 
 /// The snapshot of a revision, a branch or a commit, where it is complete.
-fn cached(cache: &Cache, id: &str, revision: &str) -> Option<PathBuf> {
+fn cached(cache: &Cache, id: &str, revision: &str, files: &[Alternatives<'_>]) -> Option<PathBuf> {
     let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
     let root = cache.path().join(repo.folder_name());
     let commit = std::fs::read_to_string(root.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
@@ -98,13 +151,13 @@ fn cached(cache: &Cache, id: &str, revision: &str) -> Option<PathBuf> {
         let shards = || shard_names(&path).is_ok_and(|names| names.iter().all(|name| folder.join(name).is_file()));
         path.is_file() && (file != INDEX || shards())
     };
-    let complete = FILES.iter().all(|alternatives| alternatives.iter().any(|files| files.iter().all(|file| has(file))));
+    let complete = files.iter().all(|alternatives| alternatives.iter().any(|files| files.iter().all(|file| has(file))));
     complete.then_some(folder)
 }
 
 /// Fetches the first alternative that exists, or says why there is none: the reason of every one.
 fn download(
-    alternatives: &[&[&str]],
+    alternatives: Alternatives<'_>,
     fetch: impl Fn(&str) -> std::result::Result<PathBuf, String>,
 ) -> std::result::Result<(), String> {
     let mut reasons: Vec<String> = Vec::new();
@@ -142,6 +195,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_repository_is_told_from_a_folder() {
+        assert_eq!(file_id("lukewys/laion_clap/a.pt"), Some(("lukewys/laion_clap", "a.pt")));
+        assert_eq!(file_id("owner/name/sub/a.safetensors"), Some(("owner/name", "sub/a.safetensors")));
+        for text in
+            ["owner/name", "owner/name.pt", "owner/name/folder", "owner/name/../a.pt", "./name/a.pt", "/a/b/c.pt"]
+        {
+            assert_eq!(file_id(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_file_and_a_tokenizer_need_no_more_than_themselves() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshot = home.path().join("models--owner--name").join("snapshots").join("abc123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        let cache = Cache::new(home.path().to_owned());
+        std::fs::write(snapshot.join("a.pt"), "").unwrap();
+        std::fs::write(snapshot.join("vocab.txt"), "").unwrap();
+        let alternatives: [&[&str]; 1] = [&["a.pt"]];
+        for files in [&alternatives[..], TOKENIZER] {
+            assert_eq!(resolve(&cache, true, "owner/name", "abc123", &[files]), Ok(snapshot.clone()));
+        }
+        assert!(resolve(&cache, true, "owner/name", "abc123", &MODEL).is_err());
+    }
+
+    #[test]
     fn a_complete_snapshot_is_found_by_branch_and_by_commit() {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("models--owner--name");
@@ -153,11 +232,11 @@ mod tests {
         for file in ["config.json", "preprocessor_config.json", "vocab.json", "pytorch_model.bin"] {
             std::fs::write(snapshot.join(file), "").unwrap();
         }
-        assert_eq!(cached(&cache, "owner/name", "main"), None, "merges.txt is missing");
+        assert_eq!(cached(&cache, "owner/name", "main", &MODEL), None, "merges.txt is missing");
         std::fs::write(snapshot.join("merges.txt"), "").unwrap();
-        assert_eq!(cached(&cache, "owner/name", "main"), Some(snapshot.clone()));
-        assert_eq!(cached(&cache, "owner/name", "abc123"), Some(snapshot));
-        assert_eq!(cached(&cache, "owner/name", "v2"), None);
+        assert_eq!(cached(&cache, "owner/name", "main", &MODEL), Some(snapshot.clone()));
+        assert_eq!(cached(&cache, "owner/name", "abc123", &MODEL), Some(snapshot));
+        assert_eq!(cached(&cache, "owner/name", "v2", &MODEL), None);
     }
 
     const WEIGHT_MAP: &str = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
@@ -172,13 +251,16 @@ mod tests {
             std::fs::write(snapshot.join(file), "").unwrap();
         }
         std::fs::write(snapshot.join(INDEX), WEIGHT_MAP).unwrap();
-        assert_eq!(cached(&cache, "owner/name", "abc123"), None, "a shard is missing");
+        assert_eq!(cached(&cache, "owner/name", "abc123", &MODEL), None, "a shard is missing");
         std::fs::write(snapshot.join("model-2.safetensors"), "").unwrap();
-        assert_eq!(cached(&cache, "owner/name", "abc123"), Some(snapshot));
+        assert_eq!(cached(&cache, "owner/name", "abc123", &MODEL), Some(snapshot));
     }
 
     /// A repository in a folder; what it was asked for, in order.
-    fn fetched(repo: &std::path::Path, alternatives: &[&[&str]]) -> (std::result::Result<(), String>, Vec<String>) {
+    fn fetched(
+        repo: &std::path::Path,
+        alternatives: Alternatives<'_>,
+    ) -> (std::result::Result<(), String>, Vec<String>) {
         let asked = std::cell::RefCell::new(Vec::new());
         let fetch = |file: &str| {
             asked.borrow_mut().push(file.to_owned());
@@ -195,11 +277,11 @@ mod tests {
         for (file, text) in [(INDEX, WEIGHT_MAP), ("model-1.safetensors", ""), ("model-2.safetensors", "")] {
             std::fs::write(repo.path().join(file), text).unwrap();
         }
-        let (result, asked) = fetched(repo.path(), FILES[3]);
+        let (result, asked) = fetched(repo.path(), WEIGHTS);
         result.unwrap();
         assert_eq!(asked[2..], [INDEX, "model-1.safetensors", "model-2.safetensors"]);
         std::fs::write(repo.path().join(INDEX), r#"{"weight_map":{"a":"../../etc/passwd"}}"#).unwrap();
-        let (result, asked) = fetched(repo.path(), FILES[3]);
+        let (result, asked) = fetched(repo.path(), WEIGHTS);
         assert!(result.unwrap_err().contains("plain file name"));
         assert_eq!(asked.last().unwrap(), INDEX);
     }
@@ -207,7 +289,7 @@ mod tests {
     #[test]
     fn every_alternatives_reason_is_told() {
         let repo = tempfile::tempdir().unwrap();
-        let reason = fetched(repo.path(), FILES[2]).0.unwrap_err();
+        let reason = fetched(repo.path(), MODEL[2]).0.unwrap_err();
         assert!(reason.contains("404 for tokenizer.json") && reason.contains("404 for vocab.json"), "{reason}");
     }
 
@@ -215,7 +297,8 @@ mod tests {
     fn offline_an_incomplete_cache_says_what_to_put_where() {
         let home = tempfile::tempdir().unwrap();
         let cache = Cache::new(home.path().to_owned());
-        let message = resolve(&cache, true, "laion/clap-htsat-unfused", "main").unwrap_err().to_string();
+        let id = "laion/clap-htsat-unfused";
+        let message = of_model(id, resolve(&cache, true, id, "main", &MODEL)).unwrap_err().to_string();
         for part in ["laion/clap-htsat-unfused", "HF_HUB_OFFLINE", "preprocessor_config.json", "give the folder's path"]
         {
             assert!(message.contains(part), "{part} in {message}");

@@ -1,6 +1,6 @@
 //! The model with everything around it: sound files and sentences in, embeddings out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{Channels, FeatureConfig, FeatureExtractor, Features, LongAudio, Preset, Waveform};
@@ -9,7 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::ClapConfig;
 use crate::error::{Error, KeyReport, Result};
-use crate::folder::{ModelFolder, agree, load_folder, locate};
+use crate::folder::{ModelFolder, agree, open_model};
+use crate::location::locate;
 use crate::model::ClapModel;
 use crate::tokenizer::ClapTokenizer;
 
@@ -26,11 +27,20 @@ pub struct LoadOptions {
     pub revision: Option<String>,
     /// Take a weight file that lacks some of the model's weights, or has others: see [`Clap::load_report`].
     pub allow_missing: bool,
+    /// The tokenizer, instead of the one beside the weights: a folder that holds it, a `tokenizer.json`, or a hub id.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, preset: None, revision: None, allow_missing: false }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            preset: None,
+            revision: None,
+            allow_missing: false,
+            tokenizer: None,
+        }
     }
 }
 
@@ -75,13 +85,14 @@ pub struct Clap {
 }
 
 impl Clap {
-    /// Loads a model folder, or a model of the hub by its id (`laion/clap-htsat-unfused`).
+    /// Loads a model: a folder, a bare weight file of LAION's (`630k-audioset-best.pt`), or either on the hub by its id
+    /// (`laion/clap-htsat-unfused`, `lukewys/laion_clap/630k-audioset-best.pt`).
     ///
     /// # Errors
-    /// Where the folder is no model folder, the id cannot be fetched, or the weights do not fit the configuration.
+    /// Where there is no model, the id cannot be fetched, the weights do not fit the configuration, or no tokenizer is found.
     pub fn from_pretrained(id_or_path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let path = locate(id_or_path.as_ref(), options.revision.as_deref())?;
-        Self::from_folder(&load_folder(&path)?, options)
+        Self::from_folder(&open_model(&path)?.with_tokenizer(options.tokenizer.as_deref())?, options)
     }
 
     /// Loads an opened model folder.

@@ -32,6 +32,9 @@ impl ClapTokenizer {
     /// Tokens of a caption, special tokens included, unless a caller asks for fewer or more (LAION's limit).
     pub const MAX_TOKENS: usize = 77;
 
+    /// Names of OpenAI's merges, from which CLIP's vocabulary follows.
+    pub(crate) const SIMPLE_VOCAB: [&str; 2] = ["bpe_simple_vocab_16e6.txt", "bpe_simple_vocab_16e6.txt.gz"];
+
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
@@ -42,8 +45,8 @@ impl ClapTokenizer {
         Self::new(inner, &path.display().to_string())
     }
 
-    /// Reads `tokenizer.json`, else the files of a slow tokenizer: `vocab.json` with `merges.txt` (RoBERTa, BART, CLIP) or
-    /// `vocab.txt` (BERT, uncased).
+    /// Reads `tokenizer.json`, else the files of a slow tokenizer: `vocab.json` with `merges.txt` (RoBERTa, BART, CLIP),
+    /// `vocab.txt` (BERT, uncased) or `bpe_simple_vocab_16e6.txt[.gz]` (CLIP, as LAION's program has it).
     ///
     /// # Errors
     /// Where none is there or what is there cannot be read.
@@ -56,6 +59,9 @@ impl ClapTokenizer {
         } else if let Some(vocab) = at("vocab.txt") {
             let origin = vocab.display().to_string();
             Self::new(slow::from_word_pieces(&vocab).map_err(Error::tokenizer(&origin))?, &origin)
+        } else if let Some(merges) = at(Self::SIMPLE_VOCAB[0]).or_else(|| at(Self::SIMPLE_VOCAB[1])) {
+            let origin = merges.display().to_string();
+            Self::new(slow::from_simple_vocab(&merges).map_err(Error::tokenizer(&origin))?, &origin)
         } else {
             Err(Error::MissingFile {
                 folder: folder.to_owned(),

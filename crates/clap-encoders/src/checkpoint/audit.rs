@@ -99,6 +99,15 @@ impl Checkpoint {
         self.keys().filter(|(key, _)| clap_nn::is_trainable(key) && !hf::is_ignorable(key))
     }
 
+    /// What the weights are stored in, by the first of them.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn dtype(&self) -> Result<Option<DType>> {
+        let Some((key, _)) = self.weights().next() else { return Ok(None) };
+        Ok(self.stored(key, &Device::Cpu)?.map(|weight| weight.dtype()))
+    }
+
     /// Keys of the file that are not `known`, but for buffers and parts that the embedding does not use.
     fn unexpected(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let keys = self.keys().map(|(key, _)| key);

@@ -1,11 +1,12 @@
 //! Sizes of a model from the shapes of its weights, for files that come without `config.json`, as LAION's do.
 //!
 //! What shapes cannot tell is taken from LAION's program: layer norms of 1e-5 (BERT: 1e-12), GELU, attention heads of 64 channels
-//! in the text tower, an image of 256 where no attention mask gives it away. [`crate::load_folder`] asks for `config.json` all the
-//! same and takes nothing from here: who has a bare file calls these, and [`Checkpoint::build`] with the result.
+//! in the text tower, an image of 256 where no attention mask gives it away, PANNs' pooling after each of the first five blocks.
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{AudioConfig, FusionType, HtsAtConfig, TextConfig, TextModelType};
+use crate::config::{
+    AudioConfig, ClapConfig, FUSED_VIEWS, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType,
+};
 use crate::text;
 
 const ENCODER: &str = "audio_model.audio_encoder";
@@ -22,14 +23,56 @@ const BERT_CLS: u32 = 101;
 const BERT_SEP: u32 = 102;
 
 impl Checkpoint {
+    /// Sizes of a whole model, or `None` where the file does not hold one whose towers are known.
+    #[must_use]
+    pub fn detect_config(&self) -> Option<ClapConfig> {
+        Some(ClapConfig {
+            audio_config: self.detect_audio_config()?,
+            text_config: self.detect_text_config()?,
+            projection_dim: *self.shape("audio_projection.linear1.weight")?.first()?,
+            ..ClapConfig::default()
+        })
+    }
+
     /// Kind and sizes of the audio tower, or `None` where the file holds none that is known.
     #[must_use]
     pub fn detect_audio_config(&self) -> Option<AudioConfig> {
-        self.detect_htsat().map(AudioConfig::HtsAt)
+        self.detect_htsat().map(AudioConfig::HtsAt).or_else(|| self.detect_pann().map(AudioConfig::Pann))
+    }
+
+    fn audio_shape(&self, key: &str) -> Option<&[usize]> {
+        self.shape(&format!("{ENCODER}.{key}"))
+    }
+
+    /// How views are joined, by the parts that the kinds of it have; `maps` is where a tower keeps those of its first maps, and
+    /// `channels` the channels that its first convolution takes.
+    fn detect_fusion(&self, maps: &str, channels: usize) -> Option<FusionType> {
+        use FusionType::{Aff1d, Aff2d, ChannelMap, Daf1d, Daf2d, Iaff1d, Iaff2d};
+        let has = |key: String| self.audio_shape(&key).is_some();
+        let attention = |at: &str| {
+            let round = |branch: &str| has(format!("{at}fusion_model.{branch}.0.weight"));
+            usize::from(round("local_att")) + usize::from(round("local_att2"))
+        };
+        if channels == FUSED_VIEWS {
+            Some(ChannelMap)
+        } else if has(format!("{maps}mel_conv2d.weight")) || has(format!("{maps}mel_conv2d.0.weight")) {
+            Some([Daf2d, Aff2d, Iaff2d][attention(maps)])
+        } else {
+            has("mel_conv1d.0.weight".to_owned()).then(|| [Daf1d, Aff1d, Iaff1d][attention("")])
+        }
+    }
+
+    /// The reduction of the attention that joins views over `channels` channels. Several may round to one width; the usual one is
+    /// preferred.
+    fn detect_reduction(&self, at: &str, channels: usize, usual: usize) -> usize {
+        match self.audio_shape(&format!("{at}fusion_model.local_att.0.weight")) {
+            Some(&[inner, ..]) if inner > 0 && channels / usual != inner => channels / inner,
+            _ => usual,
+        }
     }
 
     fn detect_htsat(&self) -> Option<HtsAtConfig> {
-        let at = |key: &str| self.shape(&format!("{ENCODER}.{key}"));
+        let at = |key: &str| self.audio_shape(key);
         let proj = at("patch_embed.proj.weight")?;
         let (&[width, channels, patch, _], &[num_mel_bins]) = (proj, at("batch_norm.weight")?) else { return None };
         let blocks = |stage: usize| {
@@ -43,38 +86,27 @@ impl Checkpoint {
         // A table has (2 · window - 1)² rows; the first stage's window is the configured one.
         let window_size = tables.first()?.first()?.isqrt().div_ceil(2);
         let fc1 = at("layers.0.blocks.0.intermediate.dense.weight")?;
-        let fusion_type = match (at("patch_embed.mel_conv2d.weight"), at("patch_embed.fusion_model.local_att.0.weight"))
-        {
-            _ if channels == 4 => Some(FusionType::ChannelMap),
-            (Some(_), None) => Some(FusionType::Daf2d),
-            (Some(_), Some(_)) if at("patch_embed.fusion_model.local_att2.0.weight").is_some() => {
-                Some(FusionType::Iaff2d)
-            }
-            (Some(_), Some(_)) => Some(FusionType::Aff2d),
-            (None, _) => None,
-        };
+        let fusion_type = self.detect_fusion("patch_embed.", channels);
         let default = HtsAtConfig::default();
-        let aff_block_r = match at("patch_embed.fusion_model.local_att.0.weight") {
-            // Several reductions may round to one width; the usual one is preferred.
-            Some(&[inner, ..]) if inner > 0 && width / default.aff_block_r != inner => width / inner,
-            _ => default.aff_block_r,
+        let aff_block_r = match fusion_type {
+            Some(fusion) if fusion.is_1d() => self.detect_reduction("", num_mel_bins, default.aff_block_r),
+            _ => self.detect_reduction("patch_embed.", width, default.aff_block_r),
         };
-        // A mask has one entry per window of the first stage.
-        let spec_size = match at("layers.0.blocks.1.attn_mask") {
-            Some(&[windows, ..]) => windows.isqrt() * window_size * patch,
-            _ => default.spec_size,
+        // A mask has one entry per window of its stage, whose sides are halved from stage to stage.
+        let masked =
+            (0..depths.len()).find_map(|i| Some((i, *at(&format!("layers.{i}.blocks.1.attn_mask"))?.first()?)));
+        let spec_size = match masked {
+            Some((stage, windows)) => (windows.isqrt() * window_size * patch) << stage,
+            None => default.spec_size,
         };
-        let num_classes = match at("tscam_conv.weight") {
-            Some(&[classes, ..]) => classes,
-            _ => default.num_classes,
-        };
+        let num_classes = at("tscam_conv.weight").and_then(|shape| shape.first().copied());
         Some(HtsAtConfig {
-            num_classes,
             window_size,
             num_mel_bins,
             spec_size,
             patch_size: patch,
             patch_stride: [patch; 2],
+            num_classes: num_classes.unwrap_or(default.num_classes),
             hidden_size: *at("norm.weight")?.first()?,
             num_attention_heads: tables.iter().filter_map(|table| table.get(1).copied()).collect(),
             depths,
@@ -85,6 +117,36 @@ impl Checkpoint {
             qkv_bias: at("layers.0.blocks.0.attention.self.query.bias").is_some(),
             mlp_ratio: *fc1.first()? as f64 / width as f64,
             aff_block_r,
+            ..default
+        })
+    }
+
+    fn detect_pann(&self) -> Option<PannConfig> {
+        let at = |key: &str| self.audio_shape(key);
+        let &[num_mel_bins] = at("batch_norm.weight")? else { return None };
+        let &[_, channels, kernel_size, _] = at("conv_block1.conv1.weight")? else { return None };
+        let width =
+            |block: usize| at(&format!("conv_block{block}.conv1.weight")).and_then(|shape| shape.first().copied());
+        let block_widths: Vec<usize> = (1..).map_while(width).collect();
+        let convolutions = (1..).take_while(|j| at(&format!("conv_block1.conv{j}.weight")).is_some()).count();
+        let fusion_type = self.detect_fusion("", channels);
+        let default = PannConfig::default();
+        let joined = match fusion_type {
+            Some(fusion) if fusion.is_1d() => num_mel_bins,
+            _ => *block_widths.first()?,
+        };
+        let num_classes = at("fc_audioset.weight").and_then(|shape| shape.first().copied());
+        Some(PannConfig {
+            num_mel_bins,
+            kernel_size,
+            convolutions_per_block: convolutions,
+            pooled_blocks: block_widths.len().min(default.pooled_blocks),
+            hidden_size: *at("fc1.weight")?.first()?,
+            num_classes: num_classes.unwrap_or(default.num_classes),
+            enable_fusion: fusion_type.is_some(),
+            fusion_type,
+            aff_block_r: self.detect_reduction("", joined, default.aff_block_r),
+            block_widths,
             ..default
         })
     }

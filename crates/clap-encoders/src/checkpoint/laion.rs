@@ -11,7 +11,10 @@ use candle_core::{Result, Tensor};
 use super::clip_text;
 
 /// Prefix of data-parallel training.
-const MODULE: &str = "module.";
+pub(super) const MODULE: &str = "module.";
+
+/// Where LAION has its audio tower.
+pub(super) const AUDIO_BRANCH: &str = "audio_branch.";
 
 /// Beginnings of keys, LAION's and Hugging Face's.
 const ROOTS: [(&str, &str); 6] = [
@@ -19,7 +22,7 @@ const ROOTS: [(&str, &str); 6] = [
     ("audio_projection.2.", "audio_projection.linear2."),
     ("text_projection.0.", "text_projection.linear1."),
     ("text_projection.2.", "text_projection.linear2."),
-    ("audio_branch.", "audio_model.audio_encoder."),
+    (AUDIO_BRANCH, AUDIO),
     ("text_branch.", "text_model."),
 ];
 
@@ -39,20 +42,22 @@ const QKV: &str = "attn.qkv.";
 const SELF: &str = "attention.self.";
 const PARTS: [&str; 3] = ["query.", "key.", "value."];
 
-/// Hugging Face's names for one LAION tensor.
+/// Hugging Face's names for one tensor of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HfKeys {
     /// The same tensor under another name.
     One(String),
     /// The thirds of the tensor's first dimension: query, key, value.
     Thirds([String; 3]),
+    /// The same tensor under two names.
+    Both([String; 2]),
 }
 
 /// True where `keys` are those of a LAION checkpoint.
 pub fn is_laion<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
     keys.into_iter().any(|key| {
         let key = key.strip_prefix(MODULE).unwrap_or(key);
-        key.starts_with("audio_branch.") || key.starts_with("text_branch.")
+        key.starts_with(AUDIO_BRANCH) || key.starts_with("text_branch.")
     })
 }
 
@@ -87,7 +92,7 @@ fn laion_key(key: &str) -> (String, Option<usize>) {
     let Some((root, rest)) = ROOTS.iter().find_map(|&(to, from)| Some((to, key.strip_prefix(from)?))) else {
         return (key.to_owned(), None);
     };
-    if root != "audio_branch." {
+    if root != AUDIO_BRANCH {
         return (format!("{root}{rest}"), None);
     }
     if let Some(rest) = rest.strip_prefix("batch_norm.") {
@@ -120,6 +125,7 @@ pub fn to_hf(tensors: &HashMap<String, Tensor>) -> Result<HashMap<String, Tensor
                     out.insert(key, third(tensor, i)?);
                 }
             }
+            HfKeys::Both(keys) => out.extend(keys.map(|key| (key, tensor.clone()))),
         }
     }
     Ok(out)

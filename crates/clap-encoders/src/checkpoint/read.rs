@@ -8,17 +8,9 @@ use candle_core::pickle::PthTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
+use super::format::{Format, Names};
 use super::laion::{self, HfKeys};
 use crate::error::{Error, Result, plain};
-
-/// Whose key names a file carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `transformers.ClapModel`.
-    HuggingFace,
-    /// `laion_clap`.
-    Laion,
-}
 
 /// An open weight file. Tensors are read when asked for; safetensors files are mapped into memory.
 pub struct Checkpoint {
@@ -72,7 +64,7 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file or a `torch.save` archive, told apart by their first bytes; LAION's keys are recognised.
+    /// Opens a safetensors file or a `torch.save` archive, told apart by their first bytes; whose keys it has is recognised, [`Format`].
     ///
     /// # Errors
     /// Where the file cannot be read or is neither.
@@ -117,7 +109,7 @@ impl Checkpoint {
         Self::new(first.display().to_string(), Reader::Safetensors(reader), shapes)
     }
 
-    /// Weights that are in memory already, under either program's names.
+    /// Weights that are in memory already, under any program's names.
     ///
     /// # Errors
     /// Where a joined query-key-value tensor has no thirds, or two tensors are the same weight.
@@ -168,11 +160,10 @@ impl Checkpoint {
     }
 
     fn new(origin: String, reader: Reader, shapes: Vec<(String, Vec<usize>)>) -> Result<Self> {
-        let is_laion = laion::is_laion(shapes.iter().map(|(name, _)| name.as_str()));
-        let format = if is_laion { Format::Laion } else { Format::HuggingFace };
+        let names = Names::of(&shapes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
         let mut entries = Entries { origin: &origin, by_key: BTreeMap::new() };
         for (name, shape) in shapes {
-            match if is_laion { laion::hf_keys(&name) } else { HfKeys::One(name.clone()) } {
+            match names.hf_keys(&name) {
                 HfKeys::One(key) => {
                     entries.insert(key, Entry { name, third: None, shape })?;
                 }
@@ -186,10 +177,15 @@ impl Checkpoint {
                         entries.insert(key, Entry { name: name.clone(), third: Some(i), shape: shape.clone() })?;
                     }
                 }
+                HfKeys::Both(keys) => {
+                    for key in keys {
+                        entries.insert(key, Entry { name: name.clone(), third: None, shape: shape.clone() })?;
+                    }
+                }
             }
         }
         let entries = entries.by_key;
-        Ok(Self { origin, reader, format, entries })
+        Ok(Self { origin, reader, format: names.format(), entries })
     }
 
     /// Whose names the file carries.

@@ -101,7 +101,7 @@ impl TextConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (key, value, limit) in [
             ("text_config.hidden_size", self.hidden_size, WIDEST),
             ("text_config.vocab_size", self.vocab_size, LONGEST),

@@ -1,10 +1,12 @@
-//! Tokenizers from the files of Hugging Face's slow ones: `vocab.json` with `merges.txt`, or `vocab.txt`.
+//! Tokenizers from the files of Hugging Face's slow ones, `vocab.json` with `merges.txt` or `vocab.txt`, and from OpenAI's merges.
 //!
-//! Source: transformers 4.57.6 `convert_slow_tokenizer.py` (`RobertaConverter`, `CLIPConverter`, `BertConverter`).
+//! Source: transformers 4.57.6 `convert_slow_tokenizer.py` (`RobertaConverter`, `CLIPConverter`, `BertConverter`); laion-clap 1.1.7
+//! `tokenizer.py` (`SimpleTokenizer`).
 
+use std::io::Read;
 use std::path::Path;
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -20,6 +22,9 @@ pub(super) const ROBERTA: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"
 /// CLIP's first and last token of a text.
 pub(super) const CLIP: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
 
+/// What CLIP writes after the last letter of a word.
+const END_OF_WORD: &str = "</w>";
+
 const BERT: [&str; 5] = ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"];
 
 /// What CLIP's words are made of (`CLIPConverter`): its special tokens, English endings, letters, single digits, the rest.
@@ -31,8 +36,47 @@ pub(super) fn from_merges(vocab: &str, merges: &str) -> tokenizers::Result<Token
     if tokenizers::Model::token_to_id(&bpe, CLIP[0]).is_none() {
         return roberta(bpe);
     }
-    let builder = BPE::from_file(vocab, merges).end_of_word_suffix("</w>".to_owned()).unk_token(CLIP[1].to_owned());
+    let builder =
+        BPE::from_file(vocab, merges).end_of_word_suffix(END_OF_WORD.to_owned()).unk_token(CLIP[1].to_owned());
     clip(builder.build()?)
+}
+
+/// Lines of OpenAI's merges that are in its vocabulary of 49,408, after a line that is a title: the file has more.
+const CLIP_MERGES: usize = 49_152 - 256 - 2;
+
+/// From OpenAI's `bpe_simple_vocab_16e6.txt`, compressed or not, which has merges alone. The vocabulary follows from them: the bytes,
+/// the bytes that end a word, what each merge makes, and the two special tokens.
+pub(super) fn from_simple_vocab(path: &Path) -> tokenizers::Result<Tokenizer> {
+    let mut file = std::fs::File::open(path)?;
+    let mut text = String::new();
+    if path.extension().is_some_and(|ending| ending == "gz") {
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
+    } else {
+        file.read_to_string(&mut text)?;
+    }
+    let merges: Option<Vec<(String, String)>> = text
+        .lines()
+        .skip(1)
+        .take(CLIP_MERGES)
+        .filter(|line| !line.is_empty())
+        .map(|line| line.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())))
+        .collect();
+    let merges = merges.ok_or("a line is no pair of tokens")?;
+    let letters = || byte_letters().map(String::from);
+    let tokens = letters()
+        .chain(letters().map(|letter| letter + END_OF_WORD))
+        .chain(merges.iter().map(|(a, b)| format!("{a}{b}")))
+        .chain(CLIP.map(String::from));
+    let vocab: Vocab = tokens.zip(0..).collect();
+    let builder = BPE::builder().vocab_and_merges(vocab, merges);
+    clip(builder.end_of_word_suffix(END_OF_WORD.to_owned()).unk_token(CLIP[1].to_owned()).build()?)
+}
+
+/// The letters that stand for bytes in OpenAI's order: those that can be printed, then 256 and on for the rest.
+fn byte_letters() -> impl Iterator<Item = char> {
+    let printed = ('!'..='~').chain('\u{a1}'..='\u{ac}').chain('\u{ae}'..='\u{ff}');
+    let rest = 256 - printed.clone().count() as u32;
+    printed.chain((256..256 + rest).filter_map(char::from_u32))
 }
 
 /// From `vocab.txt`, one word piece a line.

@@ -1,9 +1,12 @@
 //! Checkpoints in and out, of files made here: what agrees loads bit-exact, what disagrees is named.
 
+mod bare;
 mod conversion;
+mod open_clip;
 mod tagging_head;
 mod text_towers;
 mod torch_archive;
+mod towers;
 
 use std::collections::HashMap;
 use std::fs;
@@ -69,8 +72,7 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
         },
         ..ClapConfig::default()
     };
-    // Values of 0.02 would make all embeddings alike.
-    let tensors = weights(&config, 20.0);
+    let truncation = if fusion.is_some() { Truncation::Fusion } else { Truncation::RandTrunc };
     let features = FeatureConfig {
         feature_size: 16,
         sampling_rate: 8000,
@@ -79,9 +81,16 @@ fn tiny_with(fusion: Option<FusionType>, model_type: TextModelType, tokenizer: C
         frequency_min: 50.0,
         frequency_max: 4000.0,
         max_length_s: 2.0,
-        truncation: if fusion.is_some() { Truncation::Fusion } else { Truncation::RandTrunc },
+        truncation,
         ..FeatureConfig::default()
     };
+    tiny_of(config, features, tokenizer)
+}
+
+/// A model of that configuration, with weights.
+fn tiny_of(config: ClapConfig, features: FeatureConfig, tokenizer: ClapTokenizer) -> Tiny {
+    // Values of 0.02 would make all embeddings alike.
+    let tensors = weights(&config, 20.0);
     Tiny { config, features, tensors, tokenizer }
 }
 
