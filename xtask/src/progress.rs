@@ -103,6 +103,7 @@ impl Observer for Progress {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Start(start) => self.start(start),
+            Event::Initialised { message } => self.line(&format!("weights    {message}")),
             Event::Warning { message } => self.line(&format!("warning: {message}")),
             Event::Skipped { what, reason } => self.line(&format!("skipped {what}: {reason}")),
             Event::Step(step) => self.step(step),

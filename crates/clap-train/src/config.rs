@@ -57,7 +57,7 @@ pub struct DataConfig {
     pub valid: Option<PathBuf>,
     /// Split of `valid`; without one all of it.
     pub valid_split: Option<String>,
-    /// `tokenizer.json` (or a folder with one); with `model.init` the folder's own.
+    /// `tokenizer.json` (or a folder with one); with `model.init` or `model.init_text` by default the one that is there.
     pub tokenizer: Option<PathBuf>,
     /// Longest text in tokens, the special ones included; the rest is cut off. Never more than the text tower has
     /// positions for.
@@ -81,13 +81,20 @@ pub struct DataConfig {
     pub strict: bool,
 }
 
-/// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`) or `init`, a model to start from.
+/// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`), of which `init_audio` and `init_text` may give a tower
+/// trained weights; or `init`, a model to start from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A Hugging Face CLAP folder, or the id of a model on the hub, whose weights, sizes, front end and tokenizer the run
-    /// starts from.
+    /// A model whose weights, sizes, front end and tokenizer the run starts from: a Hugging Face CLAP folder, a weight file of
+    /// LAION's, a folder of open_clip's, or the id of one on the hub.
     pub init: Option<PathBuf>,
+    /// A file or folder whose audio tower a new model's starts from: an HTS-AT or PANN trained on AudioSet, or a CLAP model. The
+    /// tower's sizes come from there where `[model.audio]` is left out.
+    pub init_audio: Option<PathBuf>,
+    /// A folder, or an id on the hub, whose text tower a new model's starts from: BERT, RoBERTa, BART or CLIP of `transformers`, BERT of
+    /// sentence-transformers, or a CLAP model. The tower's sizes, and by default the tokenizer, come from there.
+    pub init_text: Option<PathBuf>,
     /// Width of the joint space.
     pub projection_dim: usize,
     /// Initial factor of the logits, the temperature's inverse; `1 / 0.07` in the paper.
@@ -206,7 +213,15 @@ impl Default for DataConfig {
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { init: None, projection_dim: 512, logit_scale_init_value: 1.0 / 0.07, audio: None, text: None }
+        Self {
+            init: None,
+            init_audio: None,
+            init_text: None,
+            projection_dim: 512,
+            logit_scale_init_value: 1.0 / 0.07,
+            audio: None,
+            text: None,
+        }
     }
 }
 
@@ -280,9 +295,11 @@ impl TrainConfig {
     pub(crate) fn resolve_paths(&mut self, folder: &Path) -> Result<()> {
         let data = &mut self.data;
         let named = [Some(&mut data.train), data.valid.as_mut(), data.tokenizer.as_mut()].into_iter().flatten();
-        // What is no folder beside the file may be the id of a model on the hub.
-        let init = self.model.init.as_mut().filter(|init| folder.join(init).is_dir());
-        for path in named.chain(init).filter(|path| !path.as_os_str().is_empty()) {
+        // What does not lie beside the file may be the id of a model on the hub.
+        let model = &mut self.model;
+        let inits = [&mut model.init, &mut model.init_audio, &mut model.init_text].into_iter().flatten();
+        let inits = inits.filter(|init| folder.join(init).exists());
+        for path in named.chain(inits).filter(|path| !path.as_os_str().is_empty()) {
             let joined = folder.join(&path);
             *path = std::path::absolute(&joined).map_err(|source| Error::io(&joined, source))?;
         }

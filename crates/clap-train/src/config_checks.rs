@@ -71,14 +71,19 @@ impl TrainConfig {
                 ("model.audio", model.audio.is_some()),
                 ("model.text", model.text.is_some()),
                 ("features", self.features.is_some()),
-                ("data.tokenizer", self.data.tokenizer.is_some()),
+                ("model.init_audio", model.init_audio.is_some()),
+                ("model.init_text", model.init_text.is_some()),
             ] {
-                ensure(!given, key, || "comes from the folder model.init; leave one of the two out".to_owned())?;
+                ensure(!given, key, || "comes from the model of model.init; leave one of the two out".to_owned())?;
             }
             return Ok(());
         }
-        ensure(self.data.tokenizer.is_some(), "data.tokenizer", || {
-            "is not set; give a tokenizer.json, or a model folder as model.init".to_owned()
+        // Not what shapes tell alone: heads, epsilon and activation have to be the tower's own.
+        ensure(model.init_text.is_none() || model.text.is_none(), "model.text", || {
+            "comes from the folder of model.init_text; leave one of the two out".to_owned()
+        })?;
+        ensure(self.data.tokenizer.is_some() || model.init_text.is_some(), "data.tokenizer", || {
+            "is not set; give a tokenizer.json, a text model as model.init_text or a model as model.init".to_owned()
         })?;
         Ok(())
     }
@@ -149,6 +154,9 @@ mod tests {
             (&["augment.gain_db=[4, -8]"], "augment.gain_db"),
             (&["model.init=folder"], "model.audio"),
             (&["augment.spec_augment={}", "model.audio.spec_augment={}"], "model.audio.spec_augment"),
+            (&["model.init=folder", "model.audio=", "model.init_audio=a.ckpt"], "model.init_audio"),
+            (&["model.init=folder", "model.audio=", "model.init_text=bert"], "model.init_text"),
+            (&["model.init_text=bert", "model.text.hidden_size=64"], "model.text"),
             (&["optim.grad_clip_norm=0"], "optim.grad_clip_norm"),
         ] {
             let message = refused(assignments);

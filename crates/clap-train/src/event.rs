@@ -30,6 +30,11 @@ impl Observer for () {
 pub enum Event {
     /// Everything is open and checked; training begins.
     Start(Start),
+    /// Weights of the model were taken from a file.
+    Initialised {
+        /// Which, from where, and what was left out.
+        message: String,
+    },
     /// Something is questionable, but not wrong.
     Warning {
         /// What, and what to do.

@@ -25,6 +25,7 @@ mod config_checks;
 mod config_keys;
 mod error;
 pub mod event;
+mod initial_model;
 pub mod loss;
 pub mod optimizer;
 pub mod plot;

@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
 use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::Vars;
-use clap_nn::init::seeded_vars;
 
 use crate::collate::Collate;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::initial_model::{Parts, continued, new_model};
 use crate::optimizer::{AdamConfig, Optimizer};
 use crate::schedule::Schedule;
 
@@ -48,17 +48,10 @@ pub struct Setup {
     pub schedule: Schedule,
     /// Steps of one epoch.
     pub steps_per_epoch: u64,
+    /// What the model's weights were taken from, where they are not all new.
+    pub initialised: Vec<String>,
     /// What is questionable about the configuration.
     pub warnings: Vec<String>,
-}
-
-/// The parts that a model folder holds.
-struct Parts {
-    clap_config: ClapConfig,
-    features: FeatureConfig,
-    tokenizer: ClapTokenizer,
-    vars: Vars,
-    model: ClapModel,
 }
 
 impl Setup {
@@ -79,10 +72,11 @@ impl Setup {
         if let Some(valid) = &valid {
             check_measurable(&config.eval.select, valid)?;
         }
-        let Parts { clap_config, features, tokenizer, vars, model } = match config.model.init.clone() {
+        let parts = match config.model.init.clone() {
             Some(init) => continued(&init, &config, &device)?,
             None => new_model(&mut config, &device)?,
         };
+        let Parts { clap_config, features, tokenizer, vars, model, initialised, warnings: mut questionable } = parts;
         check_front_end(&clap_config, &features)?;
         let extractor = FeatureExtractor::new(features, config.preset).map_err(Error::Features)?;
         let extractor = Arc::new(extractor);
@@ -109,7 +103,7 @@ impl Setup {
             total: steps_per_epoch.saturating_mul(config.schedule.epochs),
         };
         let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
-        let warnings = warnings(&schedule, validation.as_ref());
+        questionable.extend(warnings(&schedule, validation.as_ref()));
         Ok(Self {
             config,
             device,
@@ -125,7 +119,8 @@ impl Setup {
             optimizer,
             schedule,
             steps_per_epoch,
-            warnings,
+            initialised,
+            warnings: questionable,
         })
     }
 }
@@ -148,42 +143,6 @@ pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
 fn open_data(key: &str, path: &Path, split: Option<&String>, config: &TrainConfig) -> Result<DataSet> {
     let options = OpenOptions { split: split.cloned(), strict: config.data.strict, ..OpenOptions::default() };
     clap_data::open(path, &options).map_err(|source| Error::Data { key: key.to_owned(), source })
-}
-
-/// A model with fresh weights; the configuration's optional tables are filled in.
-fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Parts> {
-    let path = config.data.tokenizer.clone().unwrap_or_default();
-    let tokenizer = if path.is_dir() { ClapTokenizer::from_folder(&path) } else { ClapTokenizer::from_file(&path) }
-        .map_err(|e| {
-            Error::config("data.tokenizer", format!("cannot be used: {e}. Train one on the captions, or name another"))
-        })?;
-    let audio = config.model.audio.get_or_insert_default().clone();
-    let text = config.model.text.get_or_insert_default();
-    text.vocab_size = tokenizer.vocab_size();
-    text.pad_token_id = tokenizer.pad_id();
-    if let [first, last] = tokenizer.encode_ids(&[""], 3)?.concat()[..] {
-        (text.bos_token_id, text.eos_token_id) = (first, last);
-    }
-    let clap_config = ClapConfig {
-        text_config: text.clone(),
-        audio_config: audio,
-        projection_dim: config.model.projection_dim,
-        logit_scale_init_value: config.model.logit_scale_init_value,
-        ..ClapConfig::default()
-    };
-    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
-    let model = ClapModel::new(&clap_config, vb)?;
-    let features = config.features.get_or_insert_default().clone();
-    Ok(Parts { clap_config, features, tokenizer, vars, model })
-}
-
-/// A model that starts from the weights of a folder, or of a model on the hub.
-fn continued(init: &Path, config: &TrainConfig, device: &Device) -> Result<Parts> {
-    let loaded = clap_encoders::load_folder(&clap_encoders::locate(init, None)?)?;
-    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
-    let model = ClapModel::new(&loaded.config, vb)?;
-    loaded.checkpoint.fill(&vars).map_err(|e| Error::config("model.init", e.to_string()))?;
-    Ok(Parts { clap_config: loaded.config, features: loaded.features, tokenizer: loaded.tokenizer, vars, model })
 }
 
 /// Validation as inference does it, with the configuration's prompt.

@@ -253,6 +253,9 @@ impl Trainer {
         };
         let skipped = train.skipped.iter().chain(valid.into_iter().flat_map(|data| &data.skipped)).cloned().collect();
         self.tell(observer, Event::Start(start))?;
+        for message in self.setup.initialised.clone() {
+            self.tell(observer, Event::Initialised { message })?;
+        }
         for message in self.setup.warnings.clone() {
             self.tell(observer, Event::Warning { message })?;
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap_encoders::ClapTokenizer;
 use clap_train::event::{Ending, Eval, Step};
-use clap_train::{Done, Event, Observer, RunFolder, TrainConfig, Trainer};
+use clap_train::{Done, Event, Observer, RunFolder, Setup, TrainConfig, Trainer};
 
 const LABELS: [(&str, f32); 4] =
     [("low hum", 150.0), ("middle tone", 500.0), ("high whistle", 1500.0), ("very high beep", 3300.0)];
@@ -118,6 +118,7 @@ struct Record {
     evals: Vec<Eval>,
     skipped: Vec<String>,
     warnings: Vec<String>,
+    initialised: Vec<String>,
     stop_after: Option<usize>,
 }
 
@@ -128,6 +129,7 @@ impl Observer for Record {
             Event::Eval(eval) => self.evals.push(eval.clone()),
             Event::Skipped { what, .. } => self.skipped.push(what.clone()),
             Event::Warning { message } => self.warnings.push(message.clone()),
+            Event::Initialised { message } => self.initialised.push(message.clone()),
             _ => {}
         }
     }
@@ -189,6 +191,57 @@ fn a_run_learns_and_leaves_a_model_folder() {
     ];
     let (_, tuned) = bench.train("tuned", &init.each_ref().map(String::as_str));
     assert_eq!(tuned.evals[0].metrics, done.last);
+    assert!(matches!(&tuned.initialised[..], [one] if one.contains("model.safetensors")), "{:?}", tuned.initialised);
+    assert!(record.initialised.is_empty());
+}
+
+#[test]
+fn towers_start_from_another_models_and_the_rest_anew() {
+    let bench = Bench::new();
+    bench.train("first", &["schedule.epochs=1"]);
+    let first = RunFolder::latest(&bench.path("first"));
+    let (audio, text) =
+        (format!("model.init_audio={}", first.display()), format!("model.init_text={}", first.display()));
+    // Sizes and tokenizer come from there.
+    let overrides =
+        [&audio, &text, "model.audio=", "model.text=", "data.tokenizer=", "schedule.epochs=1", "optim.lr=1e-9"];
+    let setup = Setup::open(bench.config(&overrides)).unwrap();
+    let trained = clap_encoders::load_folder(&first).unwrap();
+    assert_eq!(setup.clap_config.audio_config, trained.config.audio_config);
+    assert_eq!(setup.clap_config.text_config, trained.config.text_config);
+    let mut taken = 0;
+    for (name, var) in setup.vars.iter() {
+        let stored = trained.checkpoint.stored(&name, var.device()).unwrap().unwrap();
+        let difference =
+            (var.as_tensor() - stored).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        let is_tower = name.contains("_model.");
+        taken += usize::from(is_tower);
+        assert!(is_tower == (difference == 0.0) || name.starts_with("logit_scale"), "{name} differs by {difference}");
+    }
+    assert!(taken > 20);
+
+    let (_, record) = bench.train("second", &overrides);
+    let [audio_told, text_told] = &record.initialised[..] else { panic!("{:?}", record.initialised) };
+    assert!(audio_told.starts_with("audio tower: ") && text_told.starts_with("text tower: "));
+    assert!(text_told.contains("model.safetensors; left out: audio_model ("), "{text_told}");
+    // What a run was made of is what it is made of again.
+    let resolved = TrainConfig::load(&bench.path("second").join("config.toml")).unwrap();
+    assert_eq!(Setup::open(resolved).unwrap().clap_config, setup.clap_config);
+
+    for (overrides, parts) in [
+        (
+            &[&audio, "model.audio.depths=[1, 2]"][..],
+            &["model.init_audio", "audio_model.audio_encoder.layers.1.blocks.1.layernorm_before.weight"][..],
+        ),
+        (&[&text], &["model.text", "model.init_text"]),
+        (&["model.init_audio=/no/such.ckpt"], &["model.init_audio", "/no/such.ckpt"]),
+        (&["model.init_text=/no/such", "model.text="], &["model.init_text", "/no/such"]),
+    ] {
+        let message = bench.refused(overrides);
+        for part in parts {
+            assert!(message.contains(part), "{overrides:?}: {message}");
+        }
+    }
 }
 
 #[test]
