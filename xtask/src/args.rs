@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Print embeddings of sound files and texts, one JSON line each
     Embed(Embed),
+    /// Say which labels sound files are likeliest to be of
+    Classify(Classify),
     /// Say what sound files are and what a model would be given of them, or what a model is made of
     Info(Info),
     /// Write a model in another program's layout
@@ -113,6 +115,33 @@ pub(crate) struct Embed {
     /// Text to embed (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Vec<String>,
+    /// Stop at the first bad file instead of reporting it and going on
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Classify {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Sound files
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// A label to choose from (repeatable)
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: Vec<String>,
+    /// Labels to choose from: a JSON list, LAION's JSON of label and index, or a text with one a line
+    #[arg(long, value_name = "FILE.json|.txt")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What a label is put into; {label} is replaced
+    #[arg(long, default_value = "this is a sound of {label}")]
+    pub(crate) template: String,
+    /// Labels to print of each file, the likeliest first
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(5).expect("5 is not zero"))]
+    pub(crate) top: NonZeroUsize,
+    /// Print one JSON line for each file instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Stop at the first bad file instead of reporting it and going on
     #[arg(long)]
     pub(crate) strict: bool,

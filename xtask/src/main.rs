@@ -8,6 +8,7 @@
 
 mod args;
 mod ci;
+mod classify;
 mod convert;
 mod dataset;
 mod embed;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Mel(args) => mel::run(&args),

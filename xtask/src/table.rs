@@ -1,5 +1,6 @@
-//! Metrics as a person reads them: the number, and chance beside it.
+//! Numbers as a person reads them: metrics with chance beside them, labels with their probabilities.
 
+use clap_encoders::Score;
 use clap_eval::HEADLINES;
 use clap_train::Metrics;
 use comfy_table::presets::NOTHING;
@@ -31,6 +32,16 @@ pub(crate) fn metrics(columns: &[(&str, &Metrics)]) -> String {
         text.push_str(&note);
     }
     text
+}
+
+/// Labels and their probabilities, as they come.
+pub(crate) fn scores(scores: &[Score]) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    for Score { label, score } in scores {
+        table.add_row([format!("{score:.3}"), label.clone()]);
+    }
+    table.to_string()
 }
 
 /// What the numbers are of, and how far they can be trusted.
