@@ -9,7 +9,8 @@
 //! | an audio tower trained on AudioSet | HTS-AT's program, PANNs' | yes, as one tower | – |
 //! | a text model's folder | `transformers` | yes, as one tower | – |
 //!
-//! A pickle is data here: it is parsed, nothing in it is ever executed.
+//! Files of `torch.save` are read in both of its formats and in pickle protocols 2 to 5 ([`pickle`]). A pickle is data here: it is
+//! parsed, nothing in it is ever executed.
 
 mod audio_set;
 mod audit;
@@ -22,6 +23,7 @@ pub mod laion;
 mod laion_save;
 mod open_clip;
 mod open_clip_config;
+mod pickle;
 mod read;
 mod save;
 mod text_config;

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
 use super::format::{Format, Names};
 use super::laion::{self, HfKeys};
+use super::pickle::PickleFile;
 use crate::error::{Error, Result, plain};
 
-/// An open weight file. Tensors are read when asked for; safetensors files are mapped into memory.
+/// An open weight file. The file is mapped into memory, and a tensor read when asked for.
 pub struct Checkpoint {
     origin: String,
     reader: Reader,
@@ -23,7 +23,7 @@ pub struct Checkpoint {
 
 enum Reader {
     Safetensors(MmapedSafetensors),
-    Pickle(PthTensors),
+    Pickle(PickleFile),
     Memory(HashMap<String, Tensor>),
 }
 
@@ -64,7 +64,8 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file or a `torch.save` archive, told apart by their first bytes; whose keys it has is recognised, [`Format`].
+    /// Opens a safetensors file or a file of `torch.save`, of either of its formats, told apart by their first bytes; whose keys it has is
+    /// recognised, [`Format`].
     ///
     /// # Errors
     /// Where the file cannot be read or is neither.
@@ -73,17 +74,13 @@ impl Checkpoint {
         let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
         let read = file.read(&mut head).map_err(Error::io(path))?;
         match &head[..read] {
-            [b'P', b'K', 3, 4, ..] => Self::open_pickle(path),
-            [0x80, 2..=5, ..] => Err(Error::checkpoint(
-                path,
-                "this is a torch file of the format before 1.6, which is not read here; load and save it again with a \
-                 current torch, or save it as safetensors",
-            )),
+            // A ZIP archive, or the pickle that the format before torch 1.6 begins with.
+            [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Self::open_pickle(path),
             // A safetensors file begins with the length of its JSON header.
             [_, _, _, _, _, _, _, _, b'{'] => Self::open_safetensors(&[path.to_owned()]),
             _ => Err(Error::checkpoint(
                 path,
-                "this is neither a safetensors file nor a torch archive; is the download complete, or is it a Git LFS \
+                "this is neither a safetensors file nor one of torch.save; is the download complete, or is it a Git LFS \
                  pointer?",
             )),
         }
@@ -119,44 +116,9 @@ impl Checkpoint {
     }
 
     fn open_pickle(path: &Path) -> Result<Self> {
-        let open = |key| {
-            PthTensors::new(path, key).map_err(|e| {
-                Error::checkpoint(
-                    path,
-                    format!(
-                        "the pickle inside cannot be read: {}. Pickles of protocol 2, torch's default, are; save others \
-                         again with torch's default, or as safetensors",
-                        plain(&e)
-                    ),
-                )
-            })
-        };
-        let mut reader = open(None)?;
-        if reader.tensor_infos().is_empty() {
-            // A training checkpoint: weights beside epoch and optimizer.
-            reader = open(Some("state_dict"))?;
-        }
-        if reader.tensor_infos().is_empty() {
-            return Err(Error::checkpoint(path, "no tensors at its top level nor under `state_dict`"));
-        }
-        // A shape is read before the data that should fill it: what cannot be in the file is not allocated for.
-        let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        let fits = |dims: &[usize], bytes: usize| {
-            let size = dims.iter().try_fold(bytes, |size, &dim| size.checked_mul(dim));
-            size.is_some_and(|size| size as u64 <= length)
-        };
-        for (name, info) in reader.tensor_infos() {
-            let dims = info.layout.dims();
-            if !fits(dims, info.dtype.size_in_bytes()) {
-                return Err(Error::checkpoint(
-                    path,
-                    format!("`{name}` has the shape {dims:?}, which is more than the {length} bytes of the file"),
-                ));
-            }
-        }
-        let shapes =
-            reader.tensor_infos().iter().map(|(name, info)| (name.clone(), info.layout.dims().to_vec())).collect();
-        Self::new(path.display().to_string(), Reader::Pickle(reader), shapes)
+        let file = PickleFile::open(path)?;
+        let shapes = file.shapes();
+        Self::new(path.display().to_string(), Reader::Pickle(file), shapes)
     }
 
     fn new(origin: String, reader: Reader, shapes: Vec<(String, Vec<usize>)>) -> Result<Self> {
@@ -219,8 +181,8 @@ impl Checkpoint {
         let Some(entry) = self.entries.get(key) else { return Ok(None) };
         let tensor = match &self.reader {
             Reader::Safetensors(file) => file.load(&entry.name, device)?,
-            Reader::Pickle(file) => match file.get(&entry.name)? {
-                Some(tensor) => tensor.to_device(device)?,
+            Reader::Pickle(file) => match file.load(&entry.name, device)? {
+                Some(tensor) => tensor,
                 None => return Ok(None),
             },
             Reader::Memory(tensors) => match tensors.get(&entry.name) {

@@ -109,7 +109,7 @@ fn rebuild(out: &mut Vec<u8>, tensor: &Tensor, storage: usize, claim: Option<&[u
 }
 
 /// Entries stored without compression.
-fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(in crate::checkpoint) fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let offset = out.len() as u32;
