@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
 use super::format::{Format, Names};
 use super::laion::{self, HfKeys};
 use super::pickle::PickleFile;
-use crate::error::{Error, Result, plain};
+use super::safetensors_file::SafetensorsFiles;
+use crate::error::{Error, Result};
 
 /// An open weight file. The file is mapped into memory, and a tensor read when asked for.
 pub struct Checkpoint {
@@ -22,7 +22,7 @@ pub struct Checkpoint {
 }
 
 enum Reader {
-    Safetensors(MmapedSafetensors),
+    Safetensors(SafetensorsFiles),
     Pickle(PickleFile),
     Memory(HashMap<String, Tensor>),
 }
@@ -94,16 +94,9 @@ impl Checkpoint {
         let Some(first) = paths.first() else {
             return Err(Error::input("weights", "no safetensors file was given"));
         };
-        // SAFETY: the mapping is read only. As with every mapped file, another program that shortens it while it is in use
-        // ends this one; model files are written once and renamed into place.
-        let reader = unsafe { MmapedSafetensors::multi(paths) }.map_err(|e| {
-            Error::checkpoint(
-                first,
-                format!("not a readable safetensors file: {}; is the download complete?", plain(&e)),
-            )
-        })?;
-        let shapes = reader.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
-        Self::new(first.display().to_string(), Reader::Safetensors(reader), shapes)
+        let files = SafetensorsFiles::open(paths)?;
+        let shapes = files.shapes();
+        Self::new(first.display().to_string(), Reader::Safetensors(files), shapes)
     }
 
     /// Weights that are in memory already, under any program's names.
@@ -180,7 +173,10 @@ impl Checkpoint {
     pub fn stored(&self, key: &str, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some(entry) = self.entries.get(key) else { return Ok(None) };
         let tensor = match &self.reader {
-            Reader::Safetensors(file) => file.load(&entry.name, device)?,
+            Reader::Safetensors(files) => match files.load(&entry.name, device)? {
+                Some(tensor) => tensor,
+                None => return Ok(None),
+            },
             Reader::Pickle(file) => match file.load(&entry.name, device)? {
                 Some(tensor) => tensor,
                 None => return Ok(None),

@@ -21,13 +21,12 @@ mod value;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, bail};
-use memmap2::Mmap;
 use tensor::{Storages, StoredTensor};
 
+use super::mapping::Mapping;
 use crate::error::{Error, Result};
 
 /// The reason why a file or a tensor cannot be read, without the file's name.
@@ -36,7 +35,7 @@ type Reading<T> = std::result::Result<T, String>;
 /// An open file of `torch.save`.
 pub(super) struct PickleFile {
     origin: String,
-    bytes: Mmap,
+    mapping: Mapping,
     tensors: BTreeMap<String, StoredTensor>,
 }
 
@@ -46,12 +45,9 @@ impl PickleFile {
     /// # Errors
     /// Where it is no file of `torch.save`, has no state dict, or a tensor of that is not all there.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the mapping is read only. As with every mapped file, another program that shortens it while it is in use
-        // ends this one; model files are written once and renamed into place.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let tensors = tensors(&bytes).map_err(|reason| Error::checkpoint(path, reason))?;
-        Ok(Self { origin: path.display().to_string(), bytes, tensors })
+        let mapping = Mapping::open(path)?;
+        let tensors = tensors(mapping.bytes()).map_err(|reason| Error::checkpoint(path, reason))?;
+        Ok(Self { origin: path.display().to_string(), mapping, tensors })
     }
 
     /// Every tensor of the state dict with its shape, in order of the names.
@@ -65,8 +61,11 @@ impl PickleFile {
     /// Where they are of a type that this reader has no tensor for.
     pub(super) fn load(&self, name: &str, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
-        match tensor.load(&self.bytes, device) {
-            Ok(tensor) => tensor.map(Some),
+        match tensor.load(self.mapping.bytes(), device) {
+            Ok(values) => {
+                self.mapping.release(tensor.place());
+                values.map(Some)
+            }
             Err(reason) => bail!("{}: `{name}` {reason}", self.origin),
         }
     }

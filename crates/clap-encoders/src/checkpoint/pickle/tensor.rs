@@ -165,6 +165,14 @@ impl StoredTensor {
         count(&self.dims).and_then(|count| count.checked_mul(size))
     }
 
+    /// The bytes of the file that its values are read from.
+    pub(super) fn place(&self) -> Range<usize> {
+        match &self.values {
+            Values::At { range, .. } => range.clone(),
+            Values::Unreadable(_) => 0..0,
+        }
+    }
+
     /// The tensor, from the bytes of the file.
     ///
     /// # Errors

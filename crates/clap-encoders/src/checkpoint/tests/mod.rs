@@ -468,7 +468,8 @@ fn shards_lie_beside_their_index_each_weight_in_one() {
     // The same weight in both shards.
     fs::copy(folder.join("model-0.safetensors"), folder.join("model-1.safetensors")).unwrap();
     write(&index);
-    assert!(load_folder(&folder).unwrap_err().to_string().contains("are both"));
+    let message = load_folder(&folder).unwrap_err().to_string();
+    assert!(message.contains("model-1.safetensors") && message.contains("which of them is meant"), "{message}");
 }
 
 /// A model whose stand-ins would fill the memory is given up at once: no weight here is in the file.
