@@ -4,7 +4,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::fused::Sizes;
-use super::winograd::{self, Direction, Finish, Maps};
+use super::winograd::{self, Direction, Finish, Kernel, Maps};
 use super::{ConvGeometry, Transformed};
 use crate::cpu::{Elements, gradient, slice};
 
@@ -53,6 +53,10 @@ struct Winograd {
 }
 
 impl Winograd {
+    fn kernel(&self) -> Kernel<'_> {
+        Kernel::Kept(&self.weight.kernel)
+    }
+
     fn maps(&self, xs: &Shape) -> Result<Maps> {
         let (batch, height, width, input) = xs.dims4()?;
         Ok(Maps { batch, height, width, input, output: self.weight.output })
@@ -67,7 +71,7 @@ impl CustomOp1 for Winograd {
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let maps = self.maps(layout.shape())?;
         let finish = self.block.as_ref().map_or(Finish::Plain, Block::finish);
-        let ys = winograd::convolve(slice(xs, layout, NAME)?, &self.weight.kernel, maps, Direction::Forward, finish);
+        let ys = winograd::convolve(slice(xs, layout, NAME)?, self.kernel(), maps, Direction::Forward, finish);
         let shrink = if finish.pools() { 2 } else { 1 };
         Ok((CpuStorage::F32(ys), (maps.batch, maps.height / shrink, maps.width / shrink, maps.output).into()))
     }
@@ -79,7 +83,7 @@ impl CustomOp1 for Winograd {
         let maps = self.maps(xs.shape())?.back();
         let grad = grad.contiguous()?;
         let grads = Elements::of(&grad, NAME);
-        gradient(winograd::convolve(grads.get()?, &self.weight.kernel, maps, Direction::Backward, Finish::Plain), xs)
+        gradient(winograd::convolve(grads.get()?, self.kernel(), maps, Direction::Backward, Finish::Plain), xs)
     }
 }
 

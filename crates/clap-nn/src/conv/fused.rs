@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::ConvGeometry;
 use super::gather::{Axis, Gather, Taps, Zeroed};
-use super::winograd::{self, Direction, Finish, Maps};
+use super::winograd::{self, Direction, Finish, Kernel, Maps};
 use crate::cpu::{
     Elements, fusible, gradient, parallel,
     product::{Matrix, MatrixMut},
@@ -173,7 +173,7 @@ impl CustomOp2 for Fused {
         let ys = match sizes.maps() {
             Some(maps) => {
                 let kernel = winograd::transform_kernel(weight, sizes.input, sizes.output);
-                winograd::convolve(xs, &kernel, maps, Direction::Forward, Finish::Plain)
+                winograd::convolve(xs, Kernel::Made(&kernel), maps, Direction::Forward, Finish::Plain)
             }
             None => sizes.forward(xs, weight, Finish::Plain),
         };
@@ -191,7 +191,7 @@ impl CustomOp2 for Fused {
             let dx = match sizes.maps() {
                 Some(maps) => {
                     let kernel = winograd::transform_kernel(w, input, output);
-                    winograd::convolve(g, &kernel, maps.back(), Direction::Backward, Finish::Plain)
+                    winograd::convolve(g, Kernel::Made(&kernel), maps.back(), Direction::Backward, Finish::Plain)
                 }
                 None => {
                     let back = Gather { rows: rows.transposed(), columns: columns.transposed(), channels: output };

@@ -70,7 +70,7 @@ enum Weight {
 /// A kernel of 3x3, transformed.
 #[derive(Clone)]
 struct Transformed {
-    /// (places, output, input).
+    /// (places, input, output).
     kernel: Arc<Vec<f32>>,
     input: usize,
     output: usize,
@@ -113,7 +113,8 @@ impl Conv2d {
             true if transforms => {
                 let taps = taps_first(&weight)?;
                 let taps = Elements::of(&taps, "conv2d");
-                let kernel = Arc::new(winograd::transform_kernel(taps.get()?, input, output));
+                let kernel = winograd::transform_kernel(taps.get()?, input, output);
+                let kernel = Arc::new(winograd::keep_kernel(&kernel, input, output));
                 Weight::Transformed(Transformed { kernel, input, output })
             }
             true => Weight::TapsFirst(taps_first(&weight)?),

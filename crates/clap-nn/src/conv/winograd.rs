@@ -67,6 +67,37 @@ impl Maps {
     }
 }
 
+/// A transformed kernel.
+#[derive(Clone, Copy)]
+pub(super) enum Kernel<'a> {
+    /// (places, output, input), as [`transform_kernel`] makes it.
+    Made(&'a [f32]),
+    /// (places, input, output): `gemm` then reads it as it is, where it would pack it anew for every product, which costs more than the
+    /// product of a few tiles.
+    Kept(&'a [f32]),
+}
+
+impl<'a> Kernel<'a> {
+    /// The matrix that the tiles' `place` is multiplied by: from the channels that `direction` comes from to those that it goes to.
+    fn matrix(self, place: usize, maps: &Maps, direction: Direction) -> Matrix<'a> {
+        let size = maps.input * maps.output;
+        let place = match direction {
+            Direction::Forward => place,
+            Direction::Backward => turn(place / SIDE) * SIDE + turn(place % SIDE),
+        };
+        let (from, to) = (maps.input, maps.output);
+        // `maps` has the direction's own input and output: those of the kernel, or the other way round.
+        match (self, direction) {
+            (Self::Made(values), Direction::Forward) | (Self::Kept(values), Direction::Backward) => {
+                Matrix::new(&values[place * size..][..size], to, from).t()
+            }
+            (Self::Made(values), Direction::Backward) | (Self::Kept(values), Direction::Forward) => {
+                Matrix::new(&values[place * size..][..size], from, to)
+            }
+        }
+    }
+}
+
 /// Which way a kernel is applied.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -111,8 +142,32 @@ pub(super) fn transform_kernel(weight: &[f32], input: usize, output: usize) -> V
     kernel
 }
 
+/// (places, output, input) → (places, input, output): see [`Kernel::Kept`].
+pub(super) fn keep_kernel(kernel: &[f32], input: usize, output: usize) -> Vec<f32> {
+    /// Side of the blocks in which rows and columns change places.
+    const BLOCK: usize = 32;
+    let size = input * output;
+    parallel::build(kernel.len(), size, |start, kept| {
+        let kernel = &kernel[start..start + size];
+        for first in (0..output).step_by(BLOCK) {
+            for (i, row) in kept.chunks_exact_mut(output).enumerate() {
+                let end = (first + BLOCK).min(output);
+                for (o, value) in row[first..end].iter_mut().enumerate() {
+                    *value = kernel[(first + o) * input + i];
+                }
+            }
+        }
+    })
+}
+
 /// The convolution of `xs` with a transformed kernel, finished: (batch, height, width, output), or half the height and width where it is pooled.
-pub(super) fn convolve(xs: &[f32], kernel: &[f32], maps: Maps, direction: Direction, finish: Finish<'_>) -> Vec<f32> {
+pub(super) fn convolve(
+    xs: &[f32],
+    kernel: Kernel<'_>,
+    maps: Maps,
+    direction: Direction,
+    finish: Finish<'_>,
+) -> Vec<f32> {
     let (tile_rows, tile_columns) = maps.tiles();
     let (share, parallelism) = maps.rows_per_task();
     let all_rows = maps.batch * tile_rows;
@@ -140,7 +195,7 @@ pub(super) fn convolve(xs: &[f32], kernel: &[f32], maps: Maps, direction: Direct
 /// The 16 products of some rows of tiles, counted over all maps: (places, tiles, output).
 fn products(
     xs: &[f32],
-    kernel: &[f32],
+    kernel: Kernel<'_>,
     maps: Maps,
     rows: Range<usize>,
     (direction, parallelism): (Direction, Parallelism),
@@ -152,13 +207,7 @@ fn products(
     let mut sums = vec![0.0; PLACES * tiles * output];
     for (place, sums) in sums.chunks_exact_mut(tiles * output).enumerate() {
         let seen = Matrix::new(&seen[place * tiles * input..][..tiles * input], tiles, input);
-        let kernel = match direction {
-            Direction::Forward => Matrix::new(&kernel[place * output * input..][..output * input], output, input).t(),
-            Direction::Backward => {
-                let place = turn(place / SIDE) * SIDE + turn(place % SIDE);
-                Matrix::new(&kernel[place * input * output..][..input * output], input, output)
-            }
-        };
+        let kernel = kernel.matrix(place, &maps, direction);
         MatrixMut::new(sums, tiles, output).set(1.0, seen, kernel, parallelism);
     }
     sums
