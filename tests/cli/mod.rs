@@ -1,7 +1,9 @@
 //! The real program as a person runs it: results, messages and exit codes.
 
 mod bad_input;
+mod classify;
 mod convert;
 mod program;
 mod run;
 mod sound;
+mod weights;

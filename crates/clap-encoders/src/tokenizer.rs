@@ -317,6 +317,27 @@ mod tests {
         assert_eq!(tokenizer.encode_ids(&texts, 77).unwrap(), again.encode_ids(&texts, 77).unwrap());
     }
 
+    /// d o g → do g → dog, and the first letter that stands for a byte is `!`.
+    #[test]
+    fn openais_merges_are_a_vocabulary_compressed_or_not() {
+        use std::io::Write as _;
+        let merges = "\"bpe_simple_vocab_16e6.txt\"\nd o\ndo g</w>\n";
+        let ids = |name: &str, bytes: &[u8]| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+            let tokenizer = ClapTokenizer::from_folder(folder.path())?;
+            assert_eq!((tokenizer.vocab_size(), tokenizer.pad_id()), (516, 0));
+            tokenizer.encode_ids(&["Dog !"], 77)
+        };
+        let expected = vec![vec![514, 513, 256, 515]];
+        assert_eq!(ids("bpe_simple_vocab_16e6.txt", merges.as_bytes()).unwrap(), expected);
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(merges.as_bytes()).unwrap();
+        assert_eq!(ids("bpe_simple_vocab_16e6.txt.gz", &packed.finish().unwrap()).unwrap(), expected);
+        let message = ids("bpe_simple_vocab_16e6.txt", b"title\nword\n").unwrap_err().to_string();
+        assert!(message.contains("bpe_simple_vocab_16e6.txt") && message.contains("no pair"), "{message}");
+    }
+
     #[test]
     fn errors_name_the_file_and_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
