@@ -112,3 +112,17 @@ fn pann14_fused_aff_2d() {
 fn pann14_fused_aff_1d() {
     fused("pann14_fused_aff_1d");
 }
+
+#[test]
+fn an_audio_embedding_does_not_depend_on_the_batch() {
+    for name in ["pann14_fused_aff_2d", "pann14_fused_aff_1d"] {
+        let (_, model) = case(name);
+        let xs = fused_mel(2, 1001, 64);
+        let both = model.get_audio_features(&xs, &[true, false]).unwrap();
+        for (row, longer) in [(0, true), (1, false)] {
+            let alone = model.get_audio_features(&xs.narrow(0, row, 1).unwrap(), &[longer]).unwrap();
+            let gap = (both.narrow(0, row, 1).unwrap() - alone).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 2e-6, "{name}, row {row}: {gap}");
+        }
+    }
+}

@@ -12,7 +12,8 @@ use clap_encoders::checkpoint::laion;
 use clap_nn::init::seeded_vars;
 use clap_nn::{Mode, Vars};
 use clap_tests::{
-    Fixture, check_cosine, check_probe, check_values, probe_indices, recipe_weights, record, relative_error, synth_f32,
+    Fixture, check_cosine, check_probe, check_values, fused_mel, probe_indices, recipe_weights, record, relative_error,
+    synth_f32,
 };
 use clap_train::loss::{contrastive, contrastive_mlp};
 use clap_train::{AdamConfig, Algorithm, Optimizer, Schedule};
@@ -35,6 +36,7 @@ struct Case {
     vars: Vars,
     model: ClapModel,
     features: Tensor,
+    is_longer: Vec<bool>,
     ids: Tensor,
     mask: Tensor,
 }
@@ -62,13 +64,17 @@ impl Case {
         vars.load(&laion::to_hf(&weights).unwrap()).unwrap();
 
         let (ids, mask) = tokens(&fixture);
-        let features = log_mels(&fixture, ids.dim(0).unwrap());
-        Self { fixture, vars, model, features, ids, mask }
+        let clips = ids.dim(0).unwrap();
+        // `train_case` of the generator: every other clip of a fused batch is longer.
+        let (features, is_longer) = match config.audio_config.fusion() {
+            None => (log_mels(&fixture, clips), vec![false; clips]),
+            Some(_) => (views(&fixture, clips), (0..clips).map(|clip| clip % 2 == 0).collect()),
+        };
+        Self { fixture, vars, model, features, is_longer, ids, mask }
     }
 
     fn forward(&self, mode: &mut Mode) -> Pass {
-        let longer = vec![false; self.ids.dim(0).unwrap()];
-        let audio = self.model.audio_embeds_t(&self.features, &longer, mode).unwrap();
+        let audio = self.model.audio_embeds_t(&self.features, &self.is_longer, mode).unwrap();
         let text = self.model.text_embeds_t(&self.ids, &self.mask, mode).unwrap();
         let (scale_a, scale_t) = (self.model.logit_scale_a().exp().unwrap(), self.model.logit_scale_t().exp().unwrap());
         let mlp = match (self.model.audio_transform(), self.model.text_transform()) {
@@ -95,8 +101,14 @@ impl Case {
         laion::to_laion(&self.vars.to_tensors()).unwrap()
     }
 
+    /// Bound of the gradients in training mode. In a fused case batch norm over the pooled rows of two longer clips divides by what they
+    /// differ by, which multiplies rounding.
+    fn gradient_bound(&self) -> f64 {
+        if self.is_longer.contains(&true) { 3e-4 } else { 1e-4 }
+    }
+
     /// Every stored gradient of `stage`: sampled points relative to the gradient's own greatest point, and its norm.
-    fn check_gradients(&self, stage: &str, grads: &GradStore) {
+    fn check_gradients(&self, stage: &str, grads: &GradStore, bound: f64) {
         let ours = self.gradients(grads);
         let norms: Vec<(&str, f64)> = self
             .fixture
@@ -127,10 +139,10 @@ impl Case {
         }
         for (what, worst) in [("points", worst_point), ("norms", worst_norm)] {
             let key = format!("{stage} gradient {what}, worst {}", worst.1);
-            record(self.fixture.name(), &key, &format!("{:.1e}", worst.0), norms.len(), "1e-4");
+            record(self.fixture.name(), &key, &format!("{:.1e}", worst.0), norms.len(), &format!("{bound:.0e}"));
         }
-        assert!(worst_point.0 < 1e-4, "{stage}: gradient of {} is off by {:.2e}", worst_point.1, worst_point.0);
-        assert!(worst_norm.0 < 1e-4, "{stage}: norm of {} is off by {:.2e}", worst_norm.1, worst_norm.0);
+        assert!(worst_point.0 < bound, "{stage}: gradient of {} is off by {:.2e}", worst_point.1, worst_point.0);
+        assert!(worst_norm.0 < bound, "{stage}: norm of {} is off by {:.2e}", worst_norm.1, worst_norm.0);
     }
 
     /// Parameters after `steps` steps, in units of the learning rates summed so far: Adam moves each element by about the
@@ -142,7 +154,9 @@ impl Case {
         for name in self.fixture.keys().filter_map(|key| key.strip_prefix(&format!("{stage}/"))) {
             let theirs = self.fixture.float(&format!("{stage}/{name}")).0;
             if name.contains("running") {
-                check_values(&self.fixture, &format!("{stage}/{name}"), &flat(&ours[name]), 1e-5);
+                // Before the fusion's norms stand biases without a gradient but rounding, which Adam moves by whole steps.
+                let bound = if steps > 1 && name.contains("fusion_model") { 2e-2 } else { 1e-5 };
+                check_values(&self.fixture, &format!("{stage}/{name}"), &flat(&ours[name]), bound);
                 continue;
             }
             // Heads that CLAP does not use exist there only, and have no gradient.
@@ -160,7 +174,9 @@ impl Case {
                 all += 1;
                 if g.abs() > (0.01 * rms).max(1e-6) {
                     compared += 1;
-                    let error = (our - their).abs() / moved;
+                    // What `f32` cannot hold is no error: a weight near 1 comes in steps of 1.2e-7.
+                    let ulp = their.abs() * f64::from(f32::EPSILON);
+                    let error = ((our - their).abs() - ulp).max(0.0) / moved;
                     worst = if error > worst.0 { (error, name) } else { worst };
                 }
             }
@@ -195,6 +211,12 @@ fn log_mels(fixture: &Fixture, clips: usize) -> Tensor {
     Tensor::stack(&mels.collect::<Vec<_>>(), 0).unwrap()
 }
 
+/// The recipe's log-mel views of as many frames as a clip has, `(clips, 4, frames, bins)`.
+fn views(fixture: &Fixture, clips: usize) -> Tensor {
+    let number = |key: &str| fixture.number(&format!("/model/audio_cfg/{key}")) as usize;
+    fused_mel(clips, number("clip_samples") / number("hop_size") + 1, number("mel_bins"))
+}
+
 fn flat(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -218,7 +240,7 @@ fn loss_embeddings_and_gradients(name: &str) {
         check_probe(&case.fixture, "eval/audio_mlp", audio_mlp, 1e-4);
         check_probe(&case.fixture, "eval/text_mlp", text_mlp, 1e-4);
     }
-    case.check_gradients("eval", &pass.loss.backward().unwrap());
+    case.check_gradients("eval", &pass.loss.backward().unwrap(), 1e-4);
 }
 
 fn three_steps(name: &str) {
@@ -252,7 +274,7 @@ fn three_steps(name: &str) {
         if step == 0 {
             check_probe(fixture, "step0/audio", &pass.audio, 1e-4);
             check_probe(fixture, "step0/text", &pass.text, 1e-4);
-            case.check_gradients("step0", &grads);
+            case.check_gradients("step0", &grads, case.gradient_bound());
         }
         optimizer.step(&grads, lr).unwrap();
         optimizer.clamp_logit_scales().unwrap();
@@ -288,4 +310,5 @@ cases! {
     bert: "train_small_bert_adam";
     clip: "train_small_clip_adam";
     mlp_loss: "train_small_roberta_mlp_adamw";
+    fused: "train_small_roberta_fused_adam";
 }

@@ -206,11 +206,11 @@ impl CustomOp3 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let xs = slice(xs, layout, NAME)?;
         let (weight, bias) = (slice(weight, weight_layout, NAME)?, slice(bias, bias_layout, NAME)?);
-        // y = a·x + b with a = weight · rstd and b = bias - mean · a.
+        // y = a·(x - mean) + bias with a = weight · rstd. With the mean in the constant, two values of a channel that are nearly alike
+        // would lose in a difference what they differ by.
         let a: Vec<f32> = weight.iter().zip(&self.rstd).map(|(w, rstd)| w * rstd).collect();
-        let b: Vec<f32> = bias.iter().zip(&self.mean).zip(&a).map(|((b, mean), a)| b - mean * a).collect();
         let ys = parallel::build(xs.len(), self.planes.chunk(xs.len()), |start, ys| {
-            affine_planes(ys, &xs[start..start + ys.len()], self.planes, &a, &b);
+            affine_planes(ys, &xs[start..start + ys.len()], self.planes, &self.mean, &a, bias);
         });
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
@@ -235,7 +235,7 @@ impl CustomOp3 for Fused {
         let dw = centred.iter().zip(&self.rstd).map(|(sum, rstd)| (sum * f64::from(*rstd)) as f32).collect();
         let db = plain.iter().map(|sum| *sum as f32).collect();
         let dx = if xs.track_op() {
-            // dx = a·grad + b·x + c; in training b and c carry the dependence of the statistics on x.
+            // dx = a·grad + b·(x - mean) + c; in training b and c carry the dependence of the statistics on x.
             let count = (x.len() / channels) as f64;
             let (mut a, mut b, mut c) = (Vec::new(), vec![0.0; channels], vec![0.0; channels]);
             for i in 0..channels {
@@ -243,14 +243,13 @@ impl CustomOp3 for Fused {
                 let scale = f64::from(w[i]) * rstd;
                 a.push(scale as f32);
                 if self.train {
-                    let slope = -scale * rstd * rstd * centred[i] / count;
-                    b[i] = slope as f32;
-                    c[i] = (-scale * plain[i] / count - slope * f64::from(self.mean[i])) as f32;
+                    b[i] = (-scale * rstd * rstd * centred[i] / count) as f32;
+                    c[i] = (-scale * plain[i] / count) as f32;
                 }
             }
             let dx = parallel::build(x.len(), self.planes.chunk(x.len()), |start, dx| {
                 let end = start + dx.len();
-                affine_planes(dx, &x[start..end], self.planes, &b, &c);
+                affine_planes(dx, &x[start..end], self.planes, &self.mean, &b, &c);
                 add_scaled_planes(dx, &g[start..end], self.planes, &a);
             });
             gradient(dx, xs)?
@@ -323,16 +322,17 @@ vectorised! {
 }
 
 vectorised! {
-    /// `ys ← a · xs + b` by channel.
-    fn affine_planes(ys: &mut [f32], xs: &[f32], planes: Planes, a: &[f32], b: &[f32]) {
+    /// `ys ← a · (xs - mean) + b` by channel.
+    fn affine_planes(ys: &mut [f32], xs: &[f32], planes: Planes, mean: &[f32], a: &[f32], b: &[f32]) {
         each_plane!(planes, xs.len(), |at| {
-            for (((y, x), a), b) in ys[at..][..planes.channels].iter_mut().zip(&xs[at..][..planes.channels]).zip(a).zip(b) {
-                *y = a.mul_add(*x, *b);
+            let row = ys[at..][..planes.channels].iter_mut().zip(&xs[at..][..planes.channels]);
+            for (((y, x), mean), (a, b)) in row.zip(mean).zip(a.iter().zip(b)) {
+                *y = a.mul_add(*x - *mean, *b);
             }
         }, |start, channel| {
-            let (a, b) = (a[channel], b[channel]);
+            let (mean, a, b) = (mean[channel], a[channel], b[channel]);
             for (y, x) in ys[start..][..planes.inner].iter_mut().zip(&xs[start..][..planes.inner]) {
-                *y = a.mul_add(*x, b);
+                *y = a.mul_add(*x - mean, b);
             }
         });
     }
