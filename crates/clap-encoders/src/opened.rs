@@ -206,20 +206,28 @@ fn laion(path: &Path, folder: &Path, checkpoint: Checkpoint) -> Result<ModelFold
     config.validate()?;
     let truncation = truncation(&config.audio_config);
     let features = match features_in(folder)? {
-        Some(features) => features,
-        None => match checkpoint.detect_features(truncation)? {
-            Some(features) => features,
-            None if checkpoint.has_mel_bank() => {
-                return Err(Error::checkpoint(
-                    path,
-                    "the mel bank in it is of no front end that is known; put a preprocessor_config.json beside it that says \
-                     what the model was trained with",
-                ));
-            }
-            None => FeatureConfig::published(truncation),
-        },
+        Some(features) => {
+            hears(&config, &features)?;
+            features
+        }
+        None => {
+            const REMEDY: &str = "put a preprocessor_config.json beside it that says what the model was trained with";
+            let features = match checkpoint.detect_features(truncation)? {
+                Some(features) => features,
+                None if checkpoint.has_mel_bank() => {
+                    let reason = format!("the mel bank in it is of no front end that is known; {REMEDY}");
+                    return Err(Error::checkpoint(path, reason));
+                }
+                None => FeatureConfig::published(truncation),
+            };
+            // Nothing in the file says how long the window is.
+            hears(&config, &features).map_err(|_| {
+                let reason = format!("LAION's window of {} s is not this model's; {REMEDY}", features.max_length_s);
+                Error::checkpoint(path, reason)
+            })?;
+            features
+        }
     };
-    hears(&config, &features)?;
     Ok(ModelFolder { path: path.to_owned(), config, features, tokenizer: (), checkpoint })
 }
 

@@ -40,6 +40,25 @@ fn write(tiny: &Tiny, folder: &Path) -> std::path::PathBuf {
     path
 }
 
+/// The window's length is in no bare file: another model than LAION's has to bring it.
+#[test]
+fn a_window_that_is_not_laions_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tiny = laions(None);
+    let AudioConfig::HtsAt(audio) = &mut tiny.config.audio_config else { panic!("not an HTS-AT") };
+    audio.spec_size = 128;
+    let tiny = tiny_of(tiny.config, FeatureConfig { max_length_s: 2.0, ..tiny.features }, tiny.tokenizer);
+    let path = write(&tiny, dir.path());
+    let message = open(&path).unwrap_err().to_string();
+    assert!(message.contains("630k-best.pt") && message.contains("window of 10 s"), "{message}");
+    assert!(message.contains("preprocessor_config.json beside it"), "{message}");
+    let folder = dir.path().join("hf");
+    tiny.save(&folder).unwrap();
+    fs::copy(folder.join("preprocessor_config.json"), dir.path().join("preprocessor_config.json")).unwrap();
+    let Opened::Model(found) = open(&path).unwrap() else { panic!("no model") };
+    assert_eq!(found.features.max_length_s, 2.0);
+}
+
 #[test]
 fn a_bare_file_is_the_model_of_its_folder() {
     for fusion in [None, Some(FusionType::Aff2d), Some(FusionType::Iaff2d), Some(FusionType::ChannelMap)] {
