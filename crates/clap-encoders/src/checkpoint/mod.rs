@@ -9,7 +9,7 @@
 //! | an audio tower trained on AudioSet | HTS-AT's program, PANNs' | yes, as one tower | – |
 //! | a text model's folder | `transformers` | yes, as one tower | – |
 //!
-//! Files of `torch.save` are read in both of its formats and in pickle protocols 2 to 5 ([`pickle`]). A pickle is data here: it is
+//! Files of `torch.save` are read in both of its formats and in pickle protocols 2 to 5. A pickle is data here: it is
 //! parsed, nothing in it is ever executed.
 
 mod audio_set;
