@@ -222,7 +222,10 @@ fn laion(path: &Path, folder: &Path, checkpoint: Checkpoint) -> Result<ModelFold
             };
             // Nothing in the file says how long the window is.
             hears(&config, &features).map_err(|_| {
-                let reason = format!("LAION's window of {} s is not this model's; {REMEDY}", features.max_length_s);
+                let FeatureConfig { feature_size, max_length_s, .. } = features;
+                let reason = format!(
+                    "LAION's {feature_size} mel bins and window of {max_length_s} s are not this model's; {REMEDY}"
+                );
                 Error::checkpoint(path, reason)
             })?;
             features

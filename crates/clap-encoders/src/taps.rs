@@ -12,7 +12,9 @@ type Observer<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
 /// An observer of intermediate tensors, or none.
 ///
-/// Names of the audio tower: `bn0` `(B, views, frames, mel)` (before training drops stripes), `image` `(B, views, spec, spec)`, `patch_proj`
+/// Names of PANNs: `bn0` `(B, views, frames, mel)`, `conv_block{i}` from 1 on `(B, frames, mel, channels)` (after pooling, before local
+/// views are joined), `embedding` `(B, width)`.
+/// Names of HTS-AT: `bn0` `(B, views, frames, mel)` (before training drops stripes), `image` `(B, views, spec, spec)`, `patch_proj`
 /// `(B, grid, grid, width)`, `patch_embed` `(B, tokens, width)`, per stage `i` and block `j` `s{i}b{j}.attn` (natural token
 /// order, after the output projection) and `s{i}b{j}`, `stage{i}` (after patch merging), `norm`, `embedding` `(B, width)`.
 /// What [`crate::AudioTower::tag`] returns beside the embedding has no taps.
