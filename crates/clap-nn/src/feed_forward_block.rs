@@ -5,14 +5,13 @@
 //! second-level cache, and the backward pass makes the intermediates again.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
-use gemm::Parallelism;
 
 use crate::activation::{apply, apply_with_slope};
 use crate::cpu::{
     Elements, fusible, gradient, math,
     packed::{Lengths, pack},
     parallel,
-    product::{Matrix, MatrixMut},
+    product::{Matrix, MatrixMut, Threads},
     slice,
     vectorise::vectorised,
 };
@@ -157,14 +156,14 @@ impl Fused {
         self.scale(dy, first, per_row);
         add_columns(db2, dy);
         let rows_dy = Matrix::new(dy, n, c);
-        MatrixMut::new(dw2, c, hidden).add(rows_dy.t(), Matrix::new(active, n, hidden), Parallelism::None);
-        MatrixMut::new(dinner, n, hidden).set(1.0, rows_dy, w2, Parallelism::None);
+        MatrixMut::new(dw2, c, hidden).add(rows_dy.t(), Matrix::new(active, n, hidden), Threads::One);
+        MatrixMut::new(dinner, n, hidden).set(1.0, rows_dy, w2, Threads::One);
         // activation, fc1
         multiply_all(dinner, inner);
         add_columns(db1, dinner);
         let rows_dinner = Matrix::new(dinner, n, hidden);
-        MatrixMut::new(dw1, hidden, c).add(rows_dinner.t(), Matrix::new(normal, n, c), Parallelism::None);
-        MatrixMut::new(dx, n, c).set(1.0, rows_dinner, w1, Parallelism::None);
+        MatrixMut::new(dw1, hidden, c).add(rows_dinner.t(), Matrix::new(normal, n, c), Threads::One);
+        MatrixMut::new(dx, n, c).set(1.0, rows_dinner, w1, Threads::One);
         // norm, residual
         backward_rows(dx, x, norm_weight, self.eps, dnorm_weight, dnorm_bias);
         add_scaled(dx, g, 1.0);

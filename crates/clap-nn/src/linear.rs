@@ -2,12 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::cpu::{
     Elements, fusible, gradient, math, parallel,
-    product::{Matrix, MatrixMut},
+    product::{self, Matrix, MatrixMut, Threads},
     slice,
     vectorise::vectorised,
 };
@@ -127,44 +126,20 @@ pub(crate) struct Affine<'a> {
 }
 
 impl Affine<'_> {
-    /// Fills the rows of `ys` with the bias.
-    fn start(&self, ys: &mut [f32]) {
-        if let Some(bias) = self.bias {
-            ys.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
-        }
-    }
-
-    /// Adds the product to `ys` as [`Affine::start`] left it.
-    fn add(&self, ys: &mut [f32], xs: Matrix<'_>, parallelism: Parallelism) {
-        let ys = MatrixMut::new(ys, xs.rows(), self.weight.rows());
-        match self.bias {
-            Some(_) => ys.add(xs, self.weight.t(), parallelism),
-            None => ys.set(1.0, xs, self.weight.t(), parallelism),
-        }
-    }
-
     /// `ys ← xs · weightᵀ + bias`, on this thread.
     pub(crate) fn apply(&self, ys: &mut [f32], xs: Matrix<'_>) {
-        self.start(ys);
-        self.add(ys, xs, Parallelism::None);
+        let ys = MatrixMut::new(ys, xs.rows(), self.weight.rows());
+        match self.bias {
+            Some(bias) => ys.affine(xs, self.weight.t(), bias, Threads::One),
+            None => ys.set(1.0, xs, self.weight.t(), Threads::One),
+        }
     }
 }
 
 impl Fused {
     fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
         let Sizes { rows, input, output } = sizes;
-        let layer = Affine { weight: Matrix::new(weight, output, input), bias };
-        if sizes.is_cached() {
-            return parallel::build(rows * output, sizes.rows_per_task() * output, |start, ys| {
-                let count = ys.len() / output;
-                let xs = &xs[start / output * input..][..count * input];
-                layer.start(ys);
-                layer.add(ys, Matrix::new(xs, count, input), Parallelism::None);
-            });
-        }
-        let mut ys = parallel::build(rows * output, parallel::rows_per_task(output) * output, |_, ys| layer.start(ys));
-        layer.add(&mut ys, Matrix::new(xs, rows, input), Parallelism::Rayon(0));
-        ys
+        product::build(Matrix::new(xs, rows, input), Matrix::new(weight, output, input).t(), bias, Threads::All)
     }
 
     /// The gradients of the inputs, the weight and the bias. Those that nothing asks for are left out: a constant matrix, as of an
@@ -179,17 +154,8 @@ impl Fused {
         let w = Matrix::new(w, output, input);
         if !sizes.is_cached() {
             let all = Matrix::new(g, rows, output);
-            let dx = need_dx.then(|| {
-                let mut dx = vec![0.0; rows * input];
-                MatrixMut::new(&mut dx, rows, input).set(1.0, all, w, Parallelism::Rayon(0));
-                dx
-            });
-            let dw = need_dw.then(|| {
-                let mut dw = vec![0.0; output * input];
-                let x = Matrix::new(x, rows, input);
-                MatrixMut::new(&mut dw, output, input).set(1.0, all.t(), x, Parallelism::Rayon(0));
-                dw
-            });
+            let dx = need_dx.then(|| product::build(all, w, None, Threads::All));
+            let dw = need_dw.then(|| product::build(all.t(), Matrix::new(x, rows, input), None, Threads::All));
             return Ok(Gradients { dx, dw, db: need_db.then(|| column_sums(g, output)) });
         }
         // A task adds up its rows' share of the weight's gradient; the shares are few enough not to cost more than the products.
@@ -207,11 +173,11 @@ impl Fused {
                 let rows_g = Matrix::new(g, count, output);
                 if let Some(dx) = &mut dx {
                     let dx = &mut dx[(first - start) * input..][..count * input];
-                    MatrixMut::new(dx, count, input).set(1.0, rows_g, w, Parallelism::None);
+                    MatrixMut::new(dx, count, input).set(1.0, rows_g, w, Threads::One);
                 }
                 if need_dw {
                     let x = Matrix::new(&x[first * input..][..count * input], count, input);
-                    MatrixMut::new(&mut sums.0, output, input).add(rows_g.t(), x, Parallelism::None);
+                    MatrixMut::new(&mut sums.0, output, input).add(rows_g.t(), x, Threads::One);
                 }
                 if need_db {
                     add_columns(&mut sums.1, g);

@@ -4,14 +4,13 @@
 //! intermediates again. See [`mod@crate::feed_forward_block`] for why.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use gemm::Parallelism;
 
 use crate::cpu::{
     Elements, fusible, gradient,
     head::Scratch,
     packed::{Lengths, pack},
     parallel,
-    product::{Matrix, MatrixMut},
+    product::{Matrix, MatrixMut, Threads},
     scatter::{Rows, build_rows},
     slice,
 };
@@ -212,7 +211,7 @@ impl Fused {
         // The output projection. Its weight's gradient waits for the attended values.
         self.scale(g, windows.clone());
         add_columns(dbproj, g);
-        MatrixMut::new(dattended, n, c).set(1.0, Matrix::new(g, n, c), wproj, Parallelism::None);
+        MatrixMut::new(dattended, n, c).set(1.0, Matrix::new(g, n, c), wproj, Threads::One);
         for (index, window) in windows.clone().enumerate() {
             let (narrow, wide) =
                 (index * area * c..(index + 1) * area * c, index * area * 3 * c..(index + 1) * area * 3 * c);
@@ -220,12 +219,12 @@ impl Fused {
             self.plan.backward(window, inputs, scratch, (&mut dqkv[wide], dbias), Some(&mut attended[narrow]));
         }
         let rows_g = Matrix::new(g, n, c);
-        MatrixMut::new(dwproj, c, c).add(rows_g.t(), Matrix::new(attended, n, c), Parallelism::None);
+        MatrixMut::new(dwproj, c, c).add(rows_g.t(), Matrix::new(attended, n, c), Threads::One);
         // The joint projection.
         add_columns(dbqkv, dqkv);
         let rows_dqkv = Matrix::new(dqkv, n, 3 * c);
-        MatrixMut::new(dwqkv, 3 * c, c).add(rows_dqkv.t(), Matrix::new(normal, n, c), Parallelism::None);
-        MatrixMut::new(dattended, n, c).set(1.0, rows_dqkv, wqkv, Parallelism::None);
+        MatrixMut::new(dwqkv, 3 * c, c).add(rows_dqkv.t(), Matrix::new(normal, n, c), Threads::One);
+        MatrixMut::new(dattended, n, c).set(1.0, rows_dqkv, wqkv, Threads::One);
         // The norm, and the residual with the gradient before its scaling.
         backward_rows(dattended, x, norm_weight, self.eps, dnorm_weight, dnorm_bias);
         if self.scales.is_some() {

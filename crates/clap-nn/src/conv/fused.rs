@@ -1,7 +1,6 @@
 //! The convolution on the CPU: matrix products over gathered rows, forward and backward.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::ConvGeometry;
@@ -9,7 +8,7 @@ use super::gather::{Axis, Gather, Taps, Zeroed};
 use super::winograd::{self, Direction, Finish, Kernel, Maps};
 use crate::cpu::{
     Elements, fusible, gradient, parallel,
-    product::{Matrix, MatrixMut},
+    product::{Matrix, MatrixMut, Threads},
     slice,
 };
 
@@ -106,7 +105,7 @@ fn product<A: Taps>(
             let mut patches = Vec::with_capacity(count * width);
             gather.rows(xs, first..first + count, &mut patches);
             let patches = Matrix::new(&patches, count, width);
-            MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Parallelism::None);
+            MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Threads::One);
             winograd::finish_rows(ys, finish);
         });
     }
@@ -115,7 +114,7 @@ fn product<A: Taps>(
         let count = patches.len() / width;
         let ys = &mut ys[first * outputs..][..count * outputs];
         let patches = Matrix::new(&patches, count, width);
-        MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Parallelism::Rayon(0));
+        MatrixMut::new(ys, count, outputs).set(1.0, patches, weight, Threads::All);
     }
     if !matches!(finish, Finish::Plain) {
         ys.par_chunks_mut(parallel::rows_per_task(outputs) * outputs).for_each(|ys| winograd::finish_rows(ys, finish));
@@ -210,7 +209,7 @@ impl CustomOp2 for Fused {
                 let count = patches.len() / width;
                 let g = Matrix::new(&g[first * output..][..count * output], count, output);
                 let patches = Matrix::new(&patches, count, width);
-                MatrixMut::new(&mut dw, output, width).add(g.t(), patches, Parallelism::Rayon(0));
+                MatrixMut::new(&mut dw, output, width).add(g.t(), patches, Threads::All);
             }
             gradient(dw, weight)?
         } else {

@@ -6,9 +6,7 @@
 
 use std::ops::Range;
 
-use gemm::Parallelism;
-
-use crate::cpu::product::{Matrix, MatrixMut};
+use crate::cpu::product::{Matrix, MatrixMut, Threads};
 use crate::cpu::scatter::{Rows, build_rows};
 use crate::cpu::{parallel, vectorise::vectorised};
 
@@ -58,12 +56,12 @@ impl Maps {
     }
 
     /// Rows of tiles of a task.
-    fn rows_per_task(&self) -> (usize, Parallelism) {
-        let (few, parallelism) = match PLACES * self.input * self.output <= CACHED_KERNEL {
-            true => (FEW_TILES, Parallelism::None),
-            false => (MANY_TILES, Parallelism::Rayon(0)),
+    fn rows_per_task(&self) -> (usize, Threads) {
+        let (few, threads) = match PLACES * self.input * self.output <= CACHED_KERNEL {
+            true => (FEW_TILES, Threads::One),
+            false => (MANY_TILES, Threads::All),
         };
-        ((few / self.tiles().1).max(1), parallelism)
+        ((few / self.tiles().1).max(1), threads)
     }
 }
 
@@ -169,7 +167,7 @@ pub(super) fn convolve(
     finish: Finish<'_>,
 ) -> Vec<f32> {
     let (tile_rows, tile_columns) = maps.tiles();
-    let (share, parallelism) = maps.rows_per_task();
+    let (share, threads) = maps.rows_per_task();
     let all_rows = maps.batch * tile_rows;
     // Outputs along each side of a tile.
     let side = if finish.pools() { 1 } else { STEP };
@@ -177,7 +175,7 @@ pub(super) fn convolve(
     let line = tile_columns * side * maps.output;
     let task = |index: usize, out: &Rows<'_>| {
         let rows = index * share..((index + 1) * share).min(all_rows);
-        let sums = products(xs, kernel, maps, rows.clone(), (direction, parallelism));
+        let sums = products(xs, kernel, maps, rows.clone(), (direction, threads));
         let mut lines = vec![0.0; side * line];
         for (i, row) in rows.enumerate() {
             output_row(&sums, &mut lines, maps, i, finish);
@@ -198,7 +196,7 @@ fn products(
     kernel: Kernel<'_>,
     maps: Maps,
     rows: Range<usize>,
-    (direction, parallelism): (Direction, Parallelism),
+    (direction, threads): (Direction, Threads),
 ) -> Vec<f32> {
     let tiles = rows.len() * maps.tiles().1;
     let Maps { input, output, .. } = maps;
@@ -208,7 +206,7 @@ fn products(
     for (place, sums) in sums.chunks_exact_mut(tiles * output).enumerate() {
         let seen = Matrix::new(&seen[place * tiles * input..][..tiles * input], tiles, input);
         let kernel = kernel.matrix(place, &maps, direction);
-        MatrixMut::new(sums, tiles, output).set(1.0, seen, kernel, parallelism);
+        MatrixMut::new(sums, tiles, output).set(1.0, seen, kernel, threads);
     }
     sums
 }

@@ -2,9 +2,7 @@
 //!
 //! The probabilities live in a scratch buffer that stays in cache; the backward pass makes them again.
 
-use gemm::Parallelism;
-
-use super::product::{Matrix, MatrixMut};
+use super::product::{Matrix, MatrixMut, Threads};
 use super::{math, vectorise::vectorised};
 use crate::dropout::{Drop, drop_elements};
 use crate::softmax::softmax_backward_rows;
@@ -53,7 +51,7 @@ impl Scratch {
 
     fn probabilities(&mut self, x: Operands<'_>, terms: Terms<'_>) {
         let n = self.n;
-        MatrixMut::new(&mut self.scores, n, n).set(x.scale, x.q, x.k.t(), Parallelism::None);
+        MatrixMut::new(&mut self.scores, n, n).set(x.scale, x.q, x.k.t(), Threads::One);
         masked_softmax_rows(&mut self.scores, n, terms.bias, terms.mask);
     }
 
@@ -63,7 +61,7 @@ impl Scratch {
         if let Some((drop, start)) = terms.drop {
             drop_elements(&mut self.scores, drop, start);
         }
-        out.set(1.0, Matrix::new(&self.scores, self.n, self.n), x.v, Parallelism::None);
+        out.set(1.0, Matrix::new(&self.scores, self.n, self.n), x.v, Threads::One);
     }
 
     /// The gradients, from that of the output (n, head_dim). The output itself goes to `out` where it is asked for again.
@@ -80,7 +78,7 @@ impl Scratch {
         self.inputs.resize(3 * n * d, 0.0);
         let (dq, rest) = self.inputs.split_at_mut(n * d);
         let (dk, dv) = rest.split_at_mut(n * d);
-        MatrixMut::new(&mut self.grads, n, n).set(1.0, dout, x.v.t(), Parallelism::None);
+        MatrixMut::new(&mut self.grads, n, n).set(1.0, dout, x.v.t(), Threads::One);
         let used = match terms.drop {
             None => &self.scores,
             Some((drop, start)) => {
@@ -91,13 +89,13 @@ impl Scratch {
             }
         };
         if let Some(out) = out {
-            out.set(1.0, Matrix::new(used, n, n), x.v, Parallelism::None);
+            out.set(1.0, Matrix::new(used, n, n), x.v, Threads::One);
         }
-        MatrixMut::new(dv, n, d).set(1.0, Matrix::new(used, n, n).t(), dout, Parallelism::None);
+        MatrixMut::new(dv, n, d).set(1.0, Matrix::new(used, n, n).t(), dout, Threads::One);
         softmax_backward_rows(&mut self.grads, &self.scores, n);
         let dscores = Matrix::new(&self.grads, n, n);
-        MatrixMut::new(dq, n, d).set(x.scale, dscores, x.k, Parallelism::None);
-        MatrixMut::new(dk, n, d).set(x.scale, dscores.t(), x.q, Parallelism::None);
+        MatrixMut::new(dq, n, d).set(x.scale, dscores, x.k, Threads::One);
+        MatrixMut::new(dk, n, d).set(x.scale, dscores.t(), x.q, Threads::One);
         Gradients { scores: &self.grads, inputs: &self.inputs }
     }
 }
