@@ -97,8 +97,12 @@ pub fn residual(xs: &Tensor, branch: &Tensor, p: f32, mode: &mut Mode) -> Result
     if xs.dims() != branch.dims() || xs.rank() == 0 {
         candle_core::bail!("a residual sum of {:?} and {:?}", xs.shape(), branch.shape());
     }
-    let scales = drop.map(|drop| drop.rows(xs.dims()[0]));
-    if fusible(&[xs, branch]) {
+    residual_of(xs, branch, drop.map(|drop| drop.rows(xs.dims()[0])))
+}
+
+/// [`residual`] with the factors of the branch's rows given, none for all ones.
+pub(crate) fn residual_of(xs: &Tensor, branch: &Tensor, scales: Option<Vec<f32>>) -> Result<Tensor> {
+    if fusible(&[xs, branch]) && xs.dims() == branch.dims() {
         xs.contiguous()?.apply_op2(&branch.contiguous()?, Residual { scales })
     } else {
         residual_composed(xs, branch, scales.as_deref())

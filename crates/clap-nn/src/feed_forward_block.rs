@@ -15,7 +15,7 @@ use crate::cpu::{
     slice,
     vectorise::vectorised,
 };
-use crate::dropout::{Drop, add_scaled, residual_composed};
+use crate::dropout::{Drop, add_scaled, residual_of};
 use crate::layer_norm::{backward_rows, normalise_rows};
 use crate::linear::{Affine, add_columns};
 use crate::window_attention::add_all;
@@ -40,7 +40,7 @@ pub fn feed_forward_block(
     let (hidden, c) = fc1.weight().dims2()?;
     let parameters = 2 * c + 2 * hidden * c + hidden + c;
     let (Some(b1), Some(b2)) = (fc1.bias(), fc2.bias()) else {
-        return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales.as_deref());
+        return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales);
     };
     // Packed parameters carry no shapes: what does not fit is left to the layers, which say so.
     let layers_fit = xs.dim(D::Minus1)? == c
@@ -53,7 +53,7 @@ pub fn feed_forward_block(
     let fused =
         fusible(&[xs]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
     if !fused {
-        return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales.as_deref());
+        return feed_forward_block_composed(xs, norm, (fc1, activation, fc2), scales);
     }
     let op = Fused { c, hidden, activation, eps: norm.eps as f32, scales };
     xs.contiguous()?.apply_op2(&pack(&parts)?, op)
@@ -64,10 +64,10 @@ fn feed_forward_block_composed(
     xs: &Tensor,
     norm: &LayerNorm,
     (fc1, activation, fc2): (&Linear, Activation, &Linear),
-    scales: Option<&[f32]>,
+    scales: Option<Vec<f32>>,
 ) -> Result<Tensor> {
     let ys = activation.forward(&fc1.forward(&norm.forward(xs)?)?)?;
-    residual_composed(xs, &fc2.forward(&ys)?, scales)
+    residual_of(xs, &fc2.forward(&ys)?, scales)
 }
 
 struct Fused {
@@ -245,7 +245,7 @@ mod tests {
 
     fn composed(xs: &[Tensor], activation: Activation, scales: Option<&[f32]>) -> Result<Tensor> {
         let (norm, fc1, fc2) = layers(xs);
-        feed_forward_block_composed(&xs[0], &norm, (&fc1, activation, &fc2), scales)
+        feed_forward_block_composed(&xs[0], &norm, (&fc1, activation, &fc2), scales.map(<[f32]>::to_vec))
     }
 
     #[test]

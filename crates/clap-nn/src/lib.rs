@@ -55,7 +55,7 @@ pub use mode::Mode;
 pub use normalize::l2_normalize;
 pub use patch::{PatchConv, merge_patches};
 pub use pool::avg_pool_2x2;
-pub use precision::widened;
+pub use precision::{MatmulPrecision, has_bf16_products, matmul_precision, set_matmul_precision, widened};
 pub use resize::bicubic_matrix;
 pub use softmax::softmax_last_dim;
 pub use vars::{Vars, is_foreign_buffer, is_trainable};

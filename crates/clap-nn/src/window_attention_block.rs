@@ -14,7 +14,7 @@ use crate::cpu::{
     scatter::{Rows, build_rows},
     slice,
 };
-use crate::dropout::{Drop, add_scaled, residual_composed};
+use crate::dropout::{Drop, add_scaled, residual_of};
 use crate::feed_forward_block::{FUSED_PARAMETERS, multiply};
 use crate::layer_norm::{backward_rows, normalise_rows};
 use crate::linear::{Affine, add_columns};
@@ -34,7 +34,7 @@ pub fn window_attention_block(
     let (batch, _, c) = xs.dims3()?;
     let scales = Drop::draw(drop_path, mode).map(|drop| drop.rows(batch));
     let (Some(qkv_bias), Some(proj_bias)) = (qkv.bias(), proj.bias()) else {
-        return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales.as_deref());
+        return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales);
     };
     // Packed parameters carry no shapes: what does not fit is left to the layers, which say so.
     let layers_fit = norm.weight.dims() == [c]
@@ -48,7 +48,7 @@ pub fn window_attention_block(
     let fused =
         fusible(&[xs, bias]) && fusible(&parts) && parameters <= FUSED_PARAMETERS && xs.elem_count() > 0 && layers_fit;
     if !fused {
-        return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales.as_deref());
+        return window_attention_block_composed(xs, norm, (qkv, bias, proj), geometry, scales);
     }
     check_geometry((xs.dims()[1], c), bias, geometry)?;
     let op = Fused { plan: Plan::new(geometry), c, eps: norm.eps as f32, scales };
@@ -61,10 +61,10 @@ fn window_attention_block_composed(
     norm: &LayerNorm,
     (qkv, bias, proj): (&Linear, &Tensor, &Linear),
     geometry: &WindowGeometry,
-    scales: Option<&[f32]>,
+    scales: Option<Vec<f32>>,
 ) -> Result<Tensor> {
     let ys = window_attention(&qkv.forward(&norm.forward(xs)?)?, bias, geometry)?;
-    residual_composed(xs, &proj.forward(&ys)?, scales)
+    residual_of(xs, &proj.forward(&ys)?, scales)
 }
 
 struct Fused {
@@ -306,7 +306,7 @@ mod tests {
         let norm = LayerNorm { weight: xs[1].clone(), bias: xs[2].clone(), eps: 1e-5 };
         let qkv = Linear::from_parts(xs[3].clone(), Some(xs[4].clone()));
         let proj = Linear::from_parts(xs[5].clone(), Some(xs[6].clone()));
-        window_attention_block_composed(&xs[0], &norm, (&qkv, &xs[7], &proj), geometry, scales)
+        window_attention_block_composed(&xs[0], &norm, (&qkv, &xs[7], &proj), geometry, scales.map(<[f32]>::to_vec))
     }
 
     fn check(batch: usize, geometry: WindowGeometry, c: usize, scales: Option<&[f32]>) {

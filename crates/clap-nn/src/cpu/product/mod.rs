@@ -7,16 +7,22 @@
 //! Each element is one chain of fused multiply-adds over blocks of [`DEPTH`] terms, whatever its place in a tile and however the
 //! work is cut, so that results do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod half;
 mod kernel;
 mod pack;
+mod single;
 
 use std::cell::Cell;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use kernel::{Begin, Place, Strip};
+use kernel::{Begin, Kernel, Place};
 use pack::Buffer;
+use single::Single;
+
+use crate::precision::{MatmulPrecision, matmul_precision};
 
 /// Terms summed between two visits to the destination: a panel of the right operand's block is 48 KiB with AVX-512.
 const DEPTH: usize = 384;
@@ -117,24 +123,34 @@ impl<'a> MatrixMut<'a> {
 
     /// `self = scale · a · b`.
     pub(crate) fn set(self, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-        self.product(Begin::Zero, scale, a, b, threads);
+        self.product(Begin::Zero, scale, (a, b), threads, matmul_precision());
     }
 
     /// `self += a · b`.
     pub(crate) fn add(self, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-        self.product(Begin::Add, 1.0, a, b, threads);
+        self.product(Begin::Add, 1.0, (a, b), threads, matmul_precision());
     }
 
     /// `self = a · b + bias`, the bias one row for all rows.
     pub(crate) fn affine(self, a: Matrix<'_>, b: Matrix<'_>, bias: &[f32], threads: Threads) {
         assert_eq!(bias.len(), self.columns, "length of a bias");
-        self.product(Begin::Bias(bias), 1.0, a, b, threads);
+        self.product(Begin::Bias(bias), 1.0, (a, b), threads, matmul_precision());
     }
 
-    fn product(self, begin: Begin<'_>, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+    fn product(
+        self,
+        begin: Begin<'_>,
+        scale: f32,
+        (a, b): (Matrix<'_>, Matrix<'_>),
+        threads: Threads,
+        precision: MatmulPrecision,
+    ) {
         assert!(self.rows == a.rows && self.columns == b.columns, "sizes of a product");
         // SAFETY: the destination spans its rows and columns, as `MatrixMut::strided` checked, and is borrowed mutably.
-        unsafe { product(Place { start: self.data.as_mut_ptr(), stride: self.stride }, begin, scale, a, b, threads) };
+        unsafe {
+            let place = Place { start: self.data.as_mut_ptr(), stride: self.stride };
+            product(place, begin, scale, (a, b), threads, precision);
+        }
     }
 }
 
@@ -152,7 +168,8 @@ pub(crate) fn build(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, threads:
     // SAFETY: the capacity holds the rows and columns. A product that does not begin with its destination writes every element and
     // reads none.
     unsafe {
-        product(Place { start: out.as_mut_ptr(), stride: b.columns }, begin, 1.0, a, b, threads);
+        let place = Place { start: out.as_mut_ptr(), stride: b.columns };
+        product(place, begin, 1.0, (a, b), threads, matmul_precision());
         out.set_len(len);
     }
     out
@@ -160,7 +177,14 @@ pub(crate) fn build(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>, threads:
 
 /// # Safety
 /// `whole` must hold the rows of `a` by the columns of `b`, for this call alone.
-unsafe fn product(whole: Place, begin: Begin<'_>, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+unsafe fn product(
+    whole: Place,
+    begin: Begin<'_>,
+    scale: f32,
+    (a, b): (Matrix<'_>, Matrix<'_>),
+    threads: Threads,
+    precision: MatmulPrecision,
+) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert!(k == b.rows, "sizes of a product");
     if m == 0 || n == 0 {
@@ -179,7 +203,7 @@ unsafe fn product(whole: Place, begin: Begin<'_>, scale: f32, a: Matrix<'_>, b: 
             right: &mut right,
             left: &mut left,
         };
-        Arch::new().dispatch(part);
+        part.dispatch(precision);
         BUFFERS.set((right, left));
     };
     let tasks = match threads {
@@ -224,40 +248,67 @@ thread_local! {
     static BUFFERS: Cell<(Buffer, Buffer)> = const { Cell::new((Buffer::new(), Buffer::new())) };
 }
 
+/// True where [`MatmulPrecision::Bf16`] has a kernel.
+pub(crate) fn has_half() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return half::Half::new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+impl Part<'_> {
+    /// Picks the kernel.
+    fn dispatch(self, precision: MatmulPrecision) {
+        #[cfg(target_arch = "x86_64")]
+        if precision == MatmulPrecision::Bf16
+            && let Some(half) = half::Half::new()
+        {
+            return half.run(self);
+        }
+        Arch::new().dispatch(self);
+    }
+}
+
 impl WithSimd for Part<'_> {
     type Output = ();
 
-    // No closure from here on: one is compiled for the common processor, where each vector instruction becomes a call.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        self.run(Single(simd));
+    }
+}
+
+impl Part<'_> {
+    // No closure from here on: one is compiled for the common processor, where each vector instruction becomes a call.
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) {
         let Self { place, a, b, begin, scale, right, left } = self;
         let (m, n, k) = (a.rows, b.columns, a.columns);
-        let panel = kernel::panel_columns::<S>();
-        let tiles = m.div_ceil(kernel::tile_rows::<S>());
+        let panel = kernel.panel_columns();
+        let tiles = m.div_ceil(kernel.tile_rows());
         for column in (0..n).step_by(BLOCK_COLUMNS) {
             let columns = BLOCK_COLUMNS.min(n - column);
             let mut term = 0;
             // A product over no terms is zero, and still sets the destination.
             while term == 0 || term < k {
-                let depth = DEPTH.min(k - term);
+                let terms = (K::TERMS * DEPTH).min(k - term);
                 let begin = if term == 0 { begin.columns_from(column, columns) } else { Begin::Add };
+                let depth = terms.div_ceil(K::TERMS);
                 let block = right.room(depth * columns.next_multiple_of(panel));
-                pack::panels(simd, b.rows_from(term, depth).columns_from(column, columns), block);
-                let slice = a.columns_from(term, depth);
+                kernel.panels(b.rows_from(term, terms).columns_from(column, columns), block);
+                let slice = a.columns_from(term, terms);
                 for tile in 0..tiles {
                     // Even tiles: 64 rows are four of 13 and one of 12, not four of 14 and one of 8.
                     let (row, end) = (tile * m / tiles, (tile + 1) * m / tiles);
-                    let strip = Strip::of(slice.rows_from(row, end - row), left);
+                    let strip = kernel.strip(slice.rows_from(row, end - row), left);
                     for first in (0..columns).step_by(panel) {
                         let width = panel.min(columns - first);
                         let (panel, begin) = (&block[depth * first..], begin.columns_from(first, width));
-                        // SAFETY: the tile lies within the destination; the strip and the panel hold `depth` terms each.
-                        unsafe {
-                            kernel::tile(simd, strip, panel, begin, scale, place.at(row, column + first), width);
-                        }
+                        // SAFETY: the tile lies within the destination.
+                        unsafe { kernel.tile(strip, panel, begin, scale, place.at(row, column + first), width) };
                     }
                 }
-                term += DEPTH;
+                term += terms.max(1);
             }
         }
     }
@@ -288,7 +339,7 @@ mod tests {
         assert_eq!(c, [0.0, 7.0, 10.0, 0.0, 15.0, 22.0]);
     }
 
-    /// Small integers, so that every order of summation gives the same numbers.
+    /// Small integers, so that every order of summation gives the same numbers, and rounding to `bf16` changes nothing.
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 31 + seed * 17) % 23) as f32 - 11.0).collect()
     }
@@ -316,9 +367,14 @@ mod tests {
             let rights = [Matrix::new(&right, k, n), Matrix::new(&right_t, n, k).t()];
             for (case, begin) in [Begin::Zero, Begin::Add, Begin::Bias(&bias)].into_iter().enumerate() {
                 for (a, b) in lefts.iter().flat_map(|a| rights.iter().map(move |b| (*a, *b))) {
-                    for threads in [Threads::One, Threads::All] {
+                    for (threads, precision) in [
+                        (Threads::One, MatmulPrecision::Highest),
+                        (Threads::All, MatmulPrecision::Highest),
+                        (Threads::One, MatmulPrecision::Bf16),
+                        (Threads::All, MatmulPrecision::Bf16),
+                    ] {
                         let mut c = start.clone();
-                        MatrixMut::strided(&mut c, m, n, n + 3).product(begin, 2.0, a, b, threads);
+                        MatrixMut::strided(&mut c, m, n, n + 3).product(begin, 2.0, (a, b), threads, precision);
                         for (at, (&got, &before)) in c.iter().zip(&start).enumerate() {
                             let (i, j) = (at / (n + 3), at % (n + 3));
                             let expected = match case {
@@ -327,7 +383,10 @@ mod tests {
                                 1 => before + 2.0 * product(i, j),
                                 _ => bias[j] + 2.0 * product(i, j),
                             };
-                            assert_eq!(got, expected, "{m} x {k} x {n} at {i}, {j}; {threads:?}, case {case}");
+                            assert_eq!(
+                                got, expected,
+                                "{m} x {k} x {n} at {i}, {j}; {threads:?}, {precision:?}, case {case}"
+                            );
                         }
                     }
                 }

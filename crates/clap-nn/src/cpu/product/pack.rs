@@ -1,9 +1,7 @@
 //! Packing the operands of a product into the order in which its kernel reads them.
 
-use pulp::Simd;
-
 use super::Matrix;
-use super::kernel::{MOST_ROWS, panel_columns, vectors};
+use super::kernel::MOST_ROWS;
 
 /// A cache line.
 #[derive(Clone, Copy)]
@@ -30,26 +28,9 @@ impl Buffer {
     }
 }
 
-/// Packs a block of a right operand: panel after panel, each term by term, columns that a vector lacks as zeros. The panel of the columns
-/// from `first` on begins at `first` times the number of terms.
-#[inline(always)]
-pub(super) fn panels<S: Simd>(simd: S, b: Matrix<'_>, out: &mut [f32]) {
-    let step = panel_columns::<S>();
-    for first in (0..b.columns).step_by(step) {
-        let width = step.min(b.columns - first);
-        let panel = b.columns_from(first, width);
-        let padded = vectors::<S>(width) * S::F32_LANES;
-        let out = &mut out[first * b.rows..][..b.rows * padded];
-        match b.column_stride {
-            1 => copy(panel, padded, out),
-            _ => transpose(simd, panel, padded, out),
-        }
-    }
-}
-
 /// A panel whose columns are contiguous.
 #[inline(always)]
-fn copy(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
+pub(super) fn copy(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
     for (term, out) in out.chunks_exact_mut(padded).enumerate() {
         let row = &b.data[term * b.row_stride..][..b.columns];
         let (values, rest) = out.split_at_mut(b.columns);
@@ -61,9 +42,9 @@ fn copy(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
 /// Columns and terms transposed at once.
 const SQUARE: usize = 16;
 
-/// A panel whose terms are contiguous, as of a transposed weight.
+/// A panel whose terms are contiguous, as of a transposed weight. `avx512` says that the processor has it.
 #[inline(always)]
-fn transpose<S: Simd>(_: S, b: Matrix<'_>, padded: usize, out: &mut [f32]) {
+pub(super) fn transpose(b: Matrix<'_>, padded: usize, out: &mut [f32], avx512: bool) {
     let whole = b.rows - b.rows % SQUARE;
     let mut first = 0;
     while first + SQUARE <= b.columns {
@@ -72,9 +53,9 @@ fn transpose<S: Simd>(_: S, b: Matrix<'_>, padded: usize, out: &mut [f32]) {
             assert!(from.len() >= (SQUARE - 1) * b.column_stride + SQUARE);
             let to = &mut out[term * padded + first..];
             assert!(to.len() >= (SQUARE - 1) * padded + SQUARE);
-            // SAFETY: the lengths were just checked, and 16 lanes on x86-64 mean AVX-512.
             #[cfg(target_arch = "x86_64")]
-            if S::F32_LANES == 16 {
+            if avx512 {
+                // SAFETY: the lengths were just checked.
                 unsafe { square_avx512(from.as_ptr(), b.column_stride, to.as_mut_ptr(), padded) };
                 continue;
             }
@@ -120,7 +101,7 @@ fn square(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn square_avx512(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+pub(super) unsafe fn square_avx512(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
     use std::arch::x86_64::{
         _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
         _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
