@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::{Activation, LayerNorm, Linear, Mode, WindowGeometry, twin};
+use crate::{Activation, LayerNorm, Linear, Mode, Sequences, WindowGeometry, twin};
 
 /// The bits of a result and of its gradients.
 fn bits(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<u32> {
@@ -16,6 +16,10 @@ fn bits(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<u32
     let grads = ys.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let all = std::iter::once(&ys).chain(vars.iter().map(|var| grads.get(var).unwrap()));
     all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).map(f32::to_bits).collect()
+}
+
+fn train() -> Mode {
+    Mode::train(rand::SeedableRng::seed_from_u64(1))
 }
 
 fn check(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor> + Sync) {
@@ -38,6 +42,15 @@ fn results_do_not_depend_on_the_thread_count() {
     check(&[&[7, 12, 24], &[7, 12, 24], &[7, 12, 24]], |xs| {
         crate::attention(&xs[0], &xs[1], &xs[2], crate::AttentionMask::None, 3, 0.0, &mut Mode::eval())
     });
+    let sequences = Sequences::new(vec![12, 3, 1, 25, 12, 7, 9]);
+    check(&[&[69, 24], &[69, 24], &[69, 24]], |xs| {
+        let mask = crate::AttentionMask::CausalWithin(&sequences);
+        crate::attention(&xs[0], &xs[1], &xs[2], mask, 3, 0.1, &mut train())
+    });
+    check(&[&[3000, 40], &[3000, 40], &[40], &[40]], |xs| {
+        let norm = LayerNorm::from_parts(xs[2].clone(), xs[3].clone(), 1e-5);
+        crate::add_norm(&xs[0], &xs[1], &norm, 0.1, &mut train())
+    });
     let geometry = WindowGeometry { height: 16, width: 16, window: 4, shift: 2, heads: 2 };
     check(&[&[9, 256, 48], &[2, 16, 16]], |xs| crate::window_attention(&xs[0], &xs[1], &geometry));
     check(&[&[9, 256, 16], &[16], &[16], &[48, 16], &[48], &[16, 16], &[16], &[2, 16, 16]], |xs| {
@@ -57,7 +70,6 @@ fn results_do_not_depend_on_the_thread_count() {
 fn batch_norm_does_not_depend_on_the_thread_count() {
     check(&[&[40, 5, 700]], |xs| {
         let (_, vb) = crate::init::seeded_vars(1, &Device::Cpu, DType::F32);
-        let mut mode = Mode::train(rand::SeedableRng::seed_from_u64(1));
-        crate::BatchNorm::new(5, 1e-5, vb)?.forward_t(&xs[0], &mut mode)
+        crate::BatchNorm::new(5, 1e-5, vb)?.forward_t(&xs[0], &mut train())
     });
 }

@@ -79,7 +79,12 @@ pub fn dropout(xs: &Tensor, p: f32, mode: &mut Mode) -> Result<Tensor> {
 
 /// [`dropout`] of a given mask in candle's operations.
 pub(crate) fn dropout_composed(xs: &Tensor, drop: Drop) -> Result<Tensor> {
-    let mask: Vec<f32> = (0..xs.elem_count()).map(|index| drop.factor(index)).collect();
+    dropout_composed_from(xs, drop, 0)
+}
+
+/// [`dropout_composed`] by the elements of the mask from index `start` on.
+pub(crate) fn dropout_composed_from(xs: &Tensor, drop: Drop, start: usize) -> Result<Tensor> {
+    let mask: Vec<f32> = (start..start + xs.elem_count()).map(|index| drop.factor(index)).collect();
     xs * Tensor::from_vec(mask, xs.shape(), xs.device())?.to_dtype(xs.dtype())?
 }
 

@@ -16,6 +16,11 @@ impl Embedding {
         Ok(Self { weight: vb.get_with_hints((n, d), "weight", init)?, padding: None })
     }
 
+    /// From an existing table (n, d).
+    pub fn from_parts(weight: Tensor) -> Self {
+        Self { weight, padding: None }
+    }
+
     /// The same table, whose row `id` is read and not trained: torch's `padding_idx`.
     #[must_use]
     pub fn with_padding(self, id: u32) -> Self {
@@ -41,8 +46,15 @@ impl Embedding {
         let rows = self.weight.index_select(&ids, 0)?; // (ids, d)
         let rows = match self.padding {
             Some(padding) if self.weight.track_op() => {
-                let is_padding = ids.eq(padding)?.unsqueeze(1)?.broadcast_as(rows.shape())?;
-                is_padding.where_cond(&rows.detach(), &rows)?
+                let is_padding = ids.eq(padding)?; // (ids)
+                // Where to look is free, a batch without padding is spared two passes over its rows.
+                let is_free = ids.device().is_cpu();
+                if is_free && is_padding.to_vec1::<u8>()?.iter().all(|&is_padding| is_padding == 0) {
+                    rows
+                } else {
+                    let is_padding = is_padding.unsqueeze(1)?.broadcast_as(rows.shape())?;
+                    is_padding.where_cond(&rows.detach(), &rows)?
+                }
             }
             _ => rows,
         };
@@ -59,7 +71,7 @@ mod tests {
     #[test]
     fn rows_are_looked_up_and_repeated_rows_add_their_gradients() {
         let table = Var::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
-        let embedding = Embedding { weight: table.as_tensor().clone(), padding: None };
+        let embedding = Embedding::from_parts(table.as_tensor().clone());
         for dtype in [DType::U32, DType::I64] {
             let ids = Tensor::new(&[[2u32, 0], [2, 2]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
             let ys = embedding.forward(&ids).unwrap();
@@ -73,7 +85,7 @@ mod tests {
     #[test]
     fn the_row_of_padding_is_read_and_not_trained() {
         let table = Var::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
-        let embedding = Embedding { weight: table.as_tensor().clone(), padding: None }.with_padding(2);
+        let embedding = Embedding::from_parts(table.as_tensor().clone()).with_padding(2);
         for dtype in [DType::U32, DType::I64] {
             let ids = Tensor::new(&[[2u32, 0], [2, 0]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
             let ys = embedding.forward(&ids).unwrap();
@@ -88,6 +100,6 @@ mod tests {
     fn an_index_outside_is_an_error() {
         let table = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
         let ids = Tensor::new(&[3u32], &Device::Cpu).unwrap();
-        assert!(Embedding { weight: table, padding: None }.forward(&ids).is_err());
+        assert!(Embedding::from_parts(table).forward(&ids).is_err());
     }
 }

@@ -66,7 +66,7 @@ struct Fused {
 }
 
 /// Tasks that add up the gradients of weight and bias; more would only add to the final sum.
-const SHARES: usize = 64;
+pub(crate) const SHARES: usize = 64;
 
 impl CustomOp3 for Fused {
     fn name(&self) -> &'static str {

@@ -15,6 +15,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 pub mod activation;
+pub mod add_norm;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
@@ -31,6 +32,7 @@ pub mod patch;
 pub mod pool;
 mod precision;
 pub mod resize;
+pub mod sequences;
 pub mod softmax;
 pub mod vars;
 pub mod window;
@@ -43,6 +45,7 @@ mod determinism;
 mod twin;
 
 pub use activation::{Activation, gelu};
+pub use add_norm::add_norm;
 pub use attention::{AttentionMask, attention};
 pub use batch_norm::BatchNorm;
 pub use conv::{Conv2d, ConvBnRelu, ConvGeometry};
@@ -57,6 +60,7 @@ pub use patch::{PatchConv, merge_patches};
 pub use pool::avg_pool_2x2;
 pub use precision::{MatmulPrecision, has_bf16_products, matmul_precision, set_matmul_precision, widened};
 pub use resize::bicubic_matrix;
+pub use sequences::Sequences;
 pub use softmax::softmax_last_dim;
 pub use vars::{Vars, is_foreign_buffer, is_trainable};
 pub use window::{WindowGeometry, relative_position_bias, relative_position_index};

@@ -51,6 +51,31 @@ pub(crate) fn build_with<T: Send>(
     (out, values)
 }
 
+/// `K` vectors in parts of the given lengths, filled in parallel: `f(index, parts)` writes part `index` of each, zero before; with
+/// a second value from each part, in order.
+pub(crate) fn build_parts<const K: usize, T: Send>(
+    lengths: &[usize],
+    f: impl Fn(usize, [&mut [f32]; K]) -> T + Sync,
+) -> ([Vec<f32>; K], Vec<T>) {
+    let len: usize = lengths.iter().sum();
+    let mut out: [Vec<f32>; K] = std::array::from_fn(|_| Vec::with_capacity(len));
+    let mut rest = out.each_mut().map(|out| &mut out.spare_capacity_mut()[..len]);
+    let mut parts = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        parts.push(rest.each_mut().map(|rest| {
+            let (part, tail) = std::mem::take(rest).split_at_mut(length);
+            *rest = tail;
+            part
+        }));
+    }
+    let values = parts.into_par_iter().enumerate().map(|(index, parts)| f(index, parts.map(zeroed))).collect();
+    for out in &mut out {
+        // SAFETY: the parts cover all `len` elements and `zeroed` initialised each.
+        unsafe { out.set_len(len) };
+    }
+    (out, values)
+}
+
 fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     for element in part.iter_mut() {
         element.write(0.0);
@@ -86,6 +111,22 @@ mod tests {
             });
             assert!(xs.len() == len && xs.iter().enumerate().all(|(i, &x)| x == i as f32));
             assert_eq!(starts, (0..len).step_by(10).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn parts_of_every_length_are_built_once() {
+        for lengths in [&[][..], &[0], &[3, 0, 1, 2]] {
+            let ([xs, ys], values) = build_parts(lengths, |index, [xs, ys]| {
+                xs.iter_mut().for_each(|x| *x += index as f32);
+                ys.iter_mut().enumerate().for_each(|(i, y)| *y += i as f32);
+                xs.len()
+            });
+            let expected = |value: fn(usize, usize) -> usize| -> Vec<f32> {
+                let part = |(index, &len): (usize, &usize)| (0..len).map(move |i| value(index, i) as f32);
+                lengths.iter().enumerate().flat_map(part).collect()
+            };
+            assert_eq!((xs, ys, &values[..]), (expected(|index, _| index), expected(|_, i| i), lengths));
         }
     }
 
