@@ -8,10 +8,10 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Embedding, LayerNorm, Mode, dropout};
+use clap_nn::{AttentionMask, Embedding, LayerNorm, Mode, add_norm, dropout};
 
 use super::layer::{Layer, Names};
-use super::{check_length, token_rows};
+use super::{check_length, token_ids};
 use crate::config::TextConfig;
 use crate::taps::Taps;
 
@@ -82,14 +82,16 @@ impl BartEncoder {
         let (ids, mask) = (Tensor::cat(&[ids, &filled], 1)?, Tensor::cat(&[mask, &unseen], 1)?);
         let t = t + missing;
 
-        token_rows(&ids, self.token.rows()?)?;
+        token_ids(&ids, self.token.rows()?)?;
         check_length(t, self.position.rows()? - BART_POSITION_OFFSET)?;
-        let positions = self.position.weight().narrow(0, BART_POSITION_OFFSET, t)?.unsqueeze(0)?; // (1, T, C)
-        let xs = self.norm.forward(&self.token.forward(&ids)?.broadcast_add(&positions)?)?; // (B, T, C)
-        let mut xs = dropout(&xs, self.dropout, mode)?;
+        // Every position is read, so all rows are computed.
+        let xs = self.token.forward(&ids)?; // (B, T, C)
+        let positions = self.position.weight().narrow(0, BART_POSITION_OFFSET, t)?;
+        let positions = positions.broadcast_as(xs.shape())?.contiguous()?;
+        let mut xs = dropout(&add_norm(&xs, &positions, &self.norm, 0.0, mode)?, self.dropout, mode)?;
         taps.see(format_args!("embeddings"), &xs);
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = layer.forward_t(&xs, &mask, mode)?;
+            xs = layer.forward_t(&xs, AttentionMask::Keys(&mask), mode)?;
             taps.see(format_args!("layer{i}"), &xs);
         }
         xs.mean(1) // (B, C)

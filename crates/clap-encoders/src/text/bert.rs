@@ -7,10 +7,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Embedding, LayerNorm, Linear, Mode, dropout};
+use clap_nn::{AttentionMask, Embedding, LayerNorm, Linear, Mode, add_norm, dropout};
 
 use super::layer::{Layer, Names};
-use super::{check_length, token_rows};
+use super::rows::Rows;
+use super::{check_length, token_ids};
 use crate::config::{TextConfig, TextModelType};
 use crate::taps::Taps;
 
@@ -65,17 +66,29 @@ impl Bert {
     /// # Errors
     /// As [`Bert::forward_t`].
     pub fn forward_with(&self, ids: &Tensor, mask: &Tensor, mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
-        let mut xs = self.embeddings.forward_t(ids, mode)?; // (B, T, C)
+        let rows = needed(ids, mask, taps)?;
+        let mask = rows.sequences().map_or(AttentionMask::Keys(mask), AttentionMask::Within);
+        let mut xs = self.embeddings.forward_t(ids, &rows, mode)?; // (N, C) or (B, T, C)
         taps.see(format_args!("embeddings"), &xs);
         for (i, layer) in self.layers.iter().enumerate() {
             xs = layer.forward_t(&xs, mask, mode)?;
             taps.see(format_args!("layer{i}"), &xs);
         }
-        let first = xs.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?; // (B, C)
+        let first = rows.one_of_each(&xs, &vec![0; ids.dim(0)?])?; // (B, C)
         let xs = self.pooler.forward(&first)?.tanh()?;
         taps.see(format_args!("pooler"), &xs);
         Ok(xs)
     }
+}
+
+/// The rows of the tokens that may be attended to. Where a first token is not among them all rows are: its hidden state is read all
+/// the same, and a text without any token attends to its padding.
+fn needed(ids: &Tensor, mask: &Tensor, taps: &Taps<'_>) -> Result<Rows> {
+    Rows::needed(ids, taps, || {
+        let kept = mask.ne(&mask.zeros_like()?)?.flatten_all()?.to_vec1::<u8>()?;
+        let kept: Vec<bool> = kept.into_iter().map(|kept| kept != 0).collect();
+        Ok(kept.chunks(ids.dim(1)?).all(|text| text[0]).then_some(kept))
+    })
 }
 
 /// Token, segment and position embeddings.
@@ -108,27 +121,30 @@ impl Embeddings {
         })
     }
 
-    /// `(B, T)` → `(B, T, C)`.
-    fn forward_t(&self, ids: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        let positions = self.position_ids(ids)?;
-        // Every token is of segment 0: one row for all of them.
-        let segment = self.token_type.weight().narrow(0, 0, 1)?.unsqueeze(0)?; // (1, 1, C)
-        let xs = self.word.forward(ids)?.broadcast_add(&segment)?;
-        let xs = (xs + self.position.forward(&positions)?)?;
-        dropout(&self.norm.forward(&xs)?, self.dropout, mode)
+    /// Ids `(B, T)` → the embeddings of their rows, `(N, C)` or `(B, T, C)`.
+    fn forward_t(&self, ids: &Tensor, rows: &Rows, mode: &mut Mode) -> Result<Tensor> {
+        let length = ids.dim(1)?;
+        let ids = token_ids(ids, self.word.rows()?)?;
+        let positions = self.position_ids(&ids, length)?;
+        // Every token is of segment 0: its row is added to the positions that occur, which are fewer than the tokens.
+        let occurring = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let segment = self.token_type.weight().narrow(0, 0, 1)?; // (1, C)
+        let table = self.position.weight().narrow(0, 0, occurring)?.broadcast_add(&segment)?;
+        let xs = self.word.forward(&rows.select(ids)?)?;
+        let positions = Embedding::from_parts(table).forward(&rows.select(positions)?)?;
+        dropout(&add_norm(&xs, &positions, &self.norm, 0.0, mode)?, self.dropout, mode)
     }
 
     /// BERT numbers tokens from 0. RoBERTa numbers real ones from `pad + 1` and leaves padding at `pad`:
-    /// `cumsum(ids != pad) · (ids != pad) + pad`.
-    fn position_ids(&self, ids: &Tensor) -> Result<Tensor> {
-        let (b, t) = ids.dims2()?;
-        let mut positions = Vec::with_capacity(b * t);
-        for row in token_rows(ids, self.word.rows()?)? {
-            let tokens = if self.counts_from_pad { row.iter().filter(|&&id| id != self.pad).count() } else { t };
+    /// `cumsum(ids != pad) · (ids != pad) + pad`. Texts of `length` tokens, one after the other.
+    fn position_ids(&self, ids: &[u32], length: usize) -> Result<Vec<u32>> {
+        let mut positions = Vec::with_capacity(ids.len());
+        for text in ids.chunks(length.max(1)) {
+            let tokens = if self.counts_from_pad { text.iter().filter(|&&id| id != self.pad).count() } else { length };
             check_length(tokens, self.positions)?;
             if self.counts_from_pad {
                 let mut next = self.pad;
-                positions.extend(row.into_iter().map(|id| {
+                positions.extend(text.iter().map(|&id| {
                     if id == self.pad {
                         return self.pad;
                     }
@@ -136,10 +152,10 @@ impl Embeddings {
                     next
                 }));
             } else {
-                positions.extend(0..t as u32);
+                positions.extend(0..length as u32);
             }
         }
-        Tensor::from_vec(positions, (b, t), ids.device())
+        Ok(positions)
     }
 }
 
@@ -171,10 +187,10 @@ mod tests {
 
     #[test]
     fn only_roberta_leaves_padding_out_of_its_positions() {
-        let ids = Tensor::new(&[[0u32, 5, 2, 1, 1], [0, 5, 1, 6, 2]], &Device::Cpu).unwrap();
-        let positions = |model_type| tower(model_type).embeddings.position_ids(&ids).unwrap().to_vec2::<u32>().unwrap();
-        assert_eq!(positions(TextModelType::Roberta), [[2, 3, 4, 1, 1], [2, 3, 1, 4, 5]]);
-        assert_eq!(positions(TextModelType::Bert), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
+        let ids = [0u32, 5, 2, 1, 1, 0, 5, 1, 6, 2];
+        let positions = |model_type| tower(model_type).embeddings.position_ids(&ids, 5).unwrap();
+        assert_eq!(positions(TextModelType::Roberta), [2, 3, 4, 1, 1, 2, 3, 1, 4, 5]);
+        assert_eq!(positions(TextModelType::Bert), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
     }
 
     #[test]

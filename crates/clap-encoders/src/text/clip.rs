@@ -7,9 +7,10 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout};
+use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout, residual};
 
-use super::{check_length, token_rows};
+use super::rows::Rows;
+use super::{check_length, token_ids};
 use crate::config::TextConfig;
 use crate::taps::Taps;
 
@@ -53,20 +54,26 @@ impl ClipText {
     /// # Errors
     /// Where an id lies outside the vocabulary or a text is longer than the position table.
     pub(super) fn forward_with(&self, ids: &Tensor, mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
-        let (b, t) = ids.dims2()?;
-        let rows = token_rows(ids, self.token.rows()?)?;
+        let t = ids.dim(1)?;
+        let tokens = token_ids(ids, self.token.rows()?)?;
         check_length(t, self.position.rows()?)?;
-        let positions = self.position.weight().narrow(0, 0, t)?.unsqueeze(0)?; // (1, T, C)
-        let mut xs = self.token.forward(ids)?.broadcast_add(&positions)?; // (B, T, C)
+        let closing: Vec<usize> = tokens.chunks(t.max(1)).map(highest).collect();
+        // No token sees those behind it.
+        let rows = Rows::needed(ids, taps, || {
+            Ok(Some((0..tokens.len()).map(|place| place % t <= closing[place / t]).collect()))
+        })?;
+        let mask = rows.sequences().map_or(AttentionMask::Causal, AttentionMask::CausalWithin);
+        let positions: Vec<u32> = (0..tokens.len()).map(|place| (place % t) as u32).collect();
+        let positions = self.position.forward(&rows.select(positions)?)?;
+        let xs = self.token.forward(&rows.select(tokens)?)?;
+        let mut xs = residual(&xs, &positions, 0.0, mode)?; // (N, C) or (B, T, C)
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = layer.forward_t(&xs, mode)?;
+            xs = layer.forward_t(&xs, mask, mode)?;
             taps.see(format_args!("layer{i}"), &xs);
         }
         let xs = self.norm.forward(&xs)?;
         taps.see(format_args!("ln_final"), &xs);
-        let places: Vec<u32> = rows.iter().enumerate().map(|(row, ids)| (row * t + highest(ids)) as u32).collect();
-        let c = xs.dim(2)?;
-        xs.reshape((b * t, c))?.index_select(&Tensor::from_vec(places, b, ids.device())?, 0) // (B, C)
+        rows.one_of_each(&xs, &closing) // (B, C)
     }
 }
 
@@ -115,14 +122,16 @@ impl Layer {
         })
     }
 
-    /// `(B, T, C)` → `(B, T, C)`.
-    fn forward_t(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+    /// `(B, T, C)` or `(N, C)`, as `mask` has it, → the same.
+    fn forward_t(&self, xs: &Tensor, mask: AttentionMask<'_>, mode: &mut Mode) -> Result<Tensor> {
         let ys = self.norm1.forward(xs)?;
         let (q, k, v) = (self.query.forward(&ys)?, self.key.forward(&ys)?, self.value.forward(&ys)?);
-        let ys = attention(&q, &k, &v, AttentionMask::Causal, self.heads, self.attention_dropout, mode)?;
-        let xs = (xs + dropout(&self.out.forward(&ys)?, self.dropout, mode)?)?;
-        let ys = self.act.forward(&self.fc1.forward(&self.norm2.forward(&xs)?)?)?; // (B, T, inner)
-        &xs + dropout(&self.fc2.forward(&ys)?, self.dropout, mode)?
+        let ys = attention(&q, &k, &v, mask, self.heads, self.attention_dropout, mode)?;
+        let ys = dropout(&self.out.forward(&ys)?, self.dropout, mode)?;
+        let xs = residual(xs, &ys, 0.0, mode)?;
+        let ys = self.act.forward(&self.fc1.forward(&self.norm2.forward(&xs)?)?)?; // (…, inner)
+        let ys = dropout(&self.fc2.forward(&ys)?, self.dropout, mode)?;
+        residual(&xs, &ys, 0.0, mode)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, LayerNorm, Linear, Mode, attention, dropout};
+use clap_nn::{Activation, AttentionMask, LayerNorm, Linear, Mode, add_norm, attention};
 
 use crate::config::TextConfig;
 
@@ -56,14 +56,13 @@ impl Layer {
         })
     }
 
-    /// `(B, T, C)` and the mask of its tokens `(B, T)` → `(B, T, C)`.
-    pub(super) fn forward_t(&self, xs: &Tensor, mask: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+    /// `(B, T, C)` or `(N, C)`, as `mask` has it, → the same.
+    pub(super) fn forward_t(&self, xs: &Tensor, mask: AttentionMask<'_>, mode: &mut Mode) -> Result<Tensor> {
         let (q, k, v) = (self.query.forward(xs)?, self.key.forward(xs)?, self.value.forward(xs)?);
-        let ys = attention(&q, &k, &v, AttentionMask::Keys(mask), self.heads, self.attention_dropout, mode)?;
-        let ys = dropout(&self.attention_output.forward(&ys)?, self.dropout, mode)?;
-        let xs = self.attention_norm.forward(&(xs + ys)?)?;
-        let ys = self.act.forward(&self.intermediate.forward(&xs)?)?; // (B, T, inner)
-        let ys = dropout(&self.output.forward(&ys)?, self.dropout, mode)?;
-        self.output_norm.forward(&(xs + ys)?)
+        let ys = attention(&q, &k, &v, mask, self.heads, self.attention_dropout, mode)?;
+        let ys = self.attention_output.forward(&ys)?;
+        let xs = add_norm(xs, &ys, &self.attention_norm, self.dropout, mode)?;
+        let ys = self.act.forward(&self.intermediate.forward(&xs)?)?; // (…, inner)
+        add_norm(&xs, &self.output.forward(&ys)?, &self.output_norm, self.dropout, mode)
     }
 }
