@@ -67,6 +67,11 @@ fn results_do_not_depend_on_the_thread_count() {
 }
 
 #[test]
+fn info_nce_does_not_depend_on_the_thread_count() {
+    check(&[&[300, 20], &[300, 20], &[]], |xs| crate::info_nce(&xs[0], &xs[1], &(&xs[2] * 9.0)?));
+}
+
+#[test]
 fn batch_norm_does_not_depend_on_the_thread_count() {
     check(&[&[40, 5, 700]], |xs| {
         let (_, vb) = crate::init::seeded_vars(1, &Device::Cpu, DType::F32);

@@ -8,10 +8,12 @@
 //! ```
 //!
 //! The same scale serves both directions, as there (`transformers` trains both terms in the text-to-audio direction, which
-//! leaves audio to text out; that is not followed). Composed of candle's operations, so it runs and differentiates on
-//! every device; a test and the fixture `losses` hold the gradients, that of the scale included.
+//! leaves audio to text out; that is not followed). On the CPU in `f32` the matrix of logits is made in blocks of bounded size, so that a
+//! batch may have thousands of pairs ([`clap_nn::info_nce`]); a test and the fixture `losses` hold the gradients, that of the scale
+//! included.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
+use clap_nn::info_nce;
 
 /// Mean cross-entropy of matching audio to text and text to audio; a scalar.
 ///
@@ -21,14 +23,7 @@ use candle_core::{D, Result, Tensor};
 /// # Errors
 /// Where the shapes differ.
 pub fn contrastive(audio: &Tensor, text: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    let (batch, _) = audio.dims2()?;
-    let scale = scale.reshape(())?;
-    let logits = audio.matmul(&text.t()?)?.broadcast_mul(&scale)?; // (B, B)
-    // cross_entropy(L, i) = logsumexp(L[i, :]) - L[i, i]; both directions share the diagonal.
-    let own = (audio * text)?.sum(D::Minus1)?.broadcast_mul(&scale)?; // (B,)
-    let rows = log_sum_exp(&logits, 1)?;
-    let columns = log_sum_exp(&logits, 0)?;
-    ((rows + columns)? * 0.5)?.sub(&own)?.sum_all()? / batch as f64
+    info_nce(audio, text, scale)
 }
 
 /// The MLP loss of LAION-CLAP 1.1.7 (`ClipLoss` with `mlp_loss`): each side's embeddings against the other side's second head, the two
@@ -46,15 +41,6 @@ pub fn contrastive_mlp(
     (scale_a, scale_t): (&Tensor, &Tensor),
 ) -> Result<Tensor> {
     (contrastive(audio, text_mlp, scale_a)? + contrastive(audio_mlp, text, scale_t)?)? * 0.5
-}
-
-/// `log Σ exp` along `dim`, shifted by the maximum so that a scale of 100 cannot overflow.
-///
-/// The shift is a constant to the gradient: it cancels, and a differentiated maximum would only add rounding.
-fn log_sum_exp(xs: &Tensor, dim: usize) -> Result<Tensor> {
-    let shift = xs.max_keepdim(dim)?.detach();
-    let sum = xs.broadcast_sub(&shift)?.exp()?.sum(dim)?;
-    sum.log()? + shift.squeeze(dim)?
 }
 
 #[cfg(test)]
