@@ -123,6 +123,46 @@ fn the_resolved_config_trains_the_same_model() {
     assert_eq!(first[..WARMUP], losses_of(&trained.run())[..WARMUP]);
 }
 
+/// Products of bf16 go another way, and to the same place.
+#[test]
+fn mixed_precision_trains_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = trained().run().join("config.toml").display().to_string();
+    let out = folder.path().join("run");
+    let text = out.display().to_string();
+    let set = "schedule.epochs=4";
+    let args = ["train", "--config", &config, "--set", set, "--set", "precision=amp_bf16", "--out", &text];
+    let ran = xtask(&args);
+    let warned = ran.succeeds().stderr.contains("precision is amp_bf16");
+    assert_eq!(warned, !clap_nn::has_bf16_products(), "{ran:#?}");
+    let args = ["train", "--config", &config, "--set", set, "--out", &format!("{text}-whole")];
+    xtask(&args).succeeds();
+    let (half, whole) = (losses_of(&out), losses_of(&folder.path().join("run-whole")));
+    assert_eq!(half == whole, warned);
+    let mean = |losses: &[f64]| losses.iter().rev().take(5).sum::<f64>() / 5.0;
+    assert!(half.len() == whole.len() && (mean(&half) - mean(&whole)).abs() < 0.05, "{half:?} {whole:?}");
+}
+
+#[test]
+fn embeddings_in_bf16_are_nearly_those_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = folder.path().join("a.wav");
+    tone(&sound, 440.0, 1.0);
+    let embed = |dtype: &str| -> Vec<Vec<f64>> {
+        let sound = sound.display().to_string();
+        let args =
+            ["embed", "--model", &trained().model(), "--dtype", dtype, &sound, "--text", "a low tone"];
+        let lines = xtask(&args).succeeds().json();
+        lines.iter().map(|line| serde_json::from_value(line["embedding"].clone()).unwrap()).collect()
+    };
+    let (whole, half) = (embed("f32"), embed("bf16"));
+    assert!(whole.len() == 2 && whole != half);
+    for (a, b) in whole.iter().zip(&half) {
+        let cosine: f64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.995, "{cosine}");
+    }
+}
+
 /// The loss of each step of a run.
 fn losses_of(run: &std::path::Path) -> Vec<f64> {
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

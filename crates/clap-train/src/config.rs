@@ -24,6 +24,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// `cpu`, `cuda[:N]`, `metal` or `auto`.
     pub device: String,
+    /// What the towers' matrix products compute in: `fp32` or `amp_bf16`.
+    pub precision: Precision,
     /// The front end's details: `hf` (as `transformers` computes) or `laion` (int16 round trip).
     pub preset: Preset,
     /// Where clips and captions come from.
@@ -43,6 +45,19 @@ pub struct TrainConfig {
     pub eval: EvalConfig,
     /// What is kept on disk.
     pub checkpoint: CheckpointConfig,
+}
+
+/// Arithmetic of training, by open_clip's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// `f32` throughout.
+    #[default]
+    #[serde(rename = "fp32")]
+    Fp32,
+    /// Operands of matrix products rounded to `bf16`, forward and backward; weights, sums, norms, softmax, loss and optimiser in `f32`.
+    /// On processors with AVX512-BF16; [`Precision::Fp32`] on others, with a warning.
+    #[serde(rename = "amp_bf16")]
+    AmpBf16,
 }
 
 /// `[data]`: clips, captions, batches.
@@ -177,6 +192,7 @@ impl Default for TrainConfig {
         Self {
             seed: 0,
             device: "cpu".to_owned(),
+            precision: Precision::Fp32,
             preset: Preset::Hf,
             data: DataConfig::default(),
             model: ModelConfig::default(),

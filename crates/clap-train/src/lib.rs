@@ -36,7 +36,7 @@ mod setup;
 pub mod state;
 mod trainer;
 
-pub use config::TrainConfig;
+pub use config::{Precision, TrainConfig};
 pub use error::{Error, Result};
 pub use event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
 pub use optimizer::{AdamConfig, Algorithm, Optimizer};

@@ -8,10 +8,10 @@ use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
 use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
-use clap_nn::Vars;
+use clap_nn::{MatmulPrecision, Vars};
 
 use crate::collate::Collate;
-use crate::config::TrainConfig;
+use crate::config::{Precision, TrainConfig};
 use crate::error::{Error, Result};
 use crate::initial_model::{Parts, continued, new_model};
 use crate::optimizer::{AdamConfig, Optimizer};
@@ -24,6 +24,8 @@ pub struct Setup {
     pub config: TrainConfig,
     /// Where tensors live.
     pub device: Device,
+    /// What the CPU's matrix products are made in.
+    pub matmul_precision: MatmulPrecision,
     /// The model's sizes, as its `config.json` will have them.
     pub clap_config: ClapConfig,
     /// Every variable of the model by its checkpoint name.
@@ -64,6 +66,7 @@ impl Setup {
         config.resolve_paths(Path::new(""))?;
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
+        let matmul_precision = matmul_precision(config.precision, &device)?;
         let train = Arc::new(open_data("data.train", &config.data.train, config.data.train_split.as_ref(), &config)?);
         let valid = match &config.data.valid {
             Some(path) => Some(Arc::new(open_data("data.valid", path, config.data.valid_split.as_ref(), &config)?)),
@@ -104,9 +107,14 @@ impl Setup {
         };
         let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
         questionable.extend(warnings(&schedule, validation.as_ref()));
+        if config.precision == Precision::AmpBf16 && matmul_precision == MatmulPrecision::Highest {
+            let text = "precision is amp_bf16, but this processor has no AVX512-BF16: products are made in f32";
+            questionable.push(text.to_owned());
+        }
         Ok(Self {
             config,
             device,
+            matmul_precision,
             clap_config,
             vars,
             model,
@@ -225,6 +233,18 @@ fn check_front_end(model: &ClapConfig, features: &FeatureConfig) -> Result<()> {
         return Err(Error::config("features.max_length_s", reason));
     }
     Ok(())
+}
+
+/// What a precision means on a device.
+fn matmul_precision(precision: Precision, device: &Device) -> Result<MatmulPrecision> {
+    match precision {
+        Precision::Fp32 => Ok(MatmulPrecision::Highest),
+        Precision::AmpBf16 if !device.is_cpu() => {
+            Err(Error::config("precision", "is amp_bf16, which is for the CPU alone so far; use fp32 on this device"))
+        }
+        Precision::AmpBf16 if clap_nn::has_bf16_products() => Ok(MatmulPrecision::Bf16),
+        Precision::AmpBf16 => Ok(MatmulPrecision::Highest),
+    }
 }
 
 fn warnings(schedule: &Schedule, validation: Option<&Evaluation>) -> Vec<String> {

@@ -69,12 +69,13 @@ impl Trainer {
         &self.setup
     }
 
-    /// Trains to the end and writes the report.
+    /// Trains to the end and writes the report. Sets the process's precision of products to the configuration's.
     ///
     /// # Errors
     /// [`Error::Diverged`] where the loss is no number any more, [`Error::BadClip`] with `data.strict`, and whatever the
     /// disk or the device refuses. Checkpoints written before stay.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Done> {
+        clap_nn::set_matmul_precision(self.setup.matmul_precision);
         self.announce(observer)?;
         self.evaluate(observer)?;
         self.budget.start_training();
