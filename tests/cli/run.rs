@@ -150,8 +150,7 @@ fn embeddings_in_bf16_are_nearly_those_in_f32() {
     tone(&sound, 440.0, 1.0);
     let embed = |dtype: &str| -> Vec<Vec<f64>> {
         let sound = sound.display().to_string();
-        let args =
-            ["embed", "--model", &trained().model(), "--dtype", dtype, &sound, "--text", "a low tone"];
+        let args = ["embed", "--model", &trained().model(), "--dtype", dtype, &sound, "--text", "a low tone"];
         let lines = xtask(&args).succeeds().json();
         lines.iter().map(|line| serde_json::from_value(line["embedding"].clone()).unwrap()).collect()
     };

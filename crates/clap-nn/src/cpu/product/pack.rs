@@ -28,17 +28,6 @@ impl Buffer {
     }
 }
 
-/// A panel whose columns are contiguous.
-#[inline(always)]
-pub(super) fn copy(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
-    for (term, out) in out.chunks_exact_mut(padded).enumerate() {
-        let row = &b.data[term * b.row_stride..][..b.columns];
-        let (values, rest) = out.split_at_mut(b.columns);
-        values.copy_from_slice(row);
-        rest.fill(0.0);
-    }
-}
-
 /// Columns and terms transposed at once.
 const SQUARE: usize = 16;
 

@@ -41,7 +41,7 @@ impl<S: Simd> Kernel for Single<S> {
             let panel = b.columns_from(first, width);
             let out = &mut out[first * b.rows..][..b.rows * padded];
             match b.column_stride {
-                1 => pack::copy(panel, padded, out),
+                1 => copy(self.0, panel, padded, out),
                 // 16 lanes on x86-64 mean AVX-512.
                 _ => pack::transpose(panel, padded, out, cfg!(target_arch = "x86_64") && S::F32_LANES == 16),
             }
@@ -88,6 +88,23 @@ impl<S: Simd> Kernel for Single<S> {
             by_rows!(1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
         } else {
             by_rows!(2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        }
+    }
+}
+
+/// A panel whose columns are contiguous.
+#[inline(always)]
+fn copy<S: Simd>(simd: S, b: Matrix<'_>, padded: usize, out: &mut [f32]) {
+    for (term, out) in out.chunks_exact_mut(padded).enumerate() {
+        let row = &b.data[term * b.row_stride..][..b.columns];
+        let mut first = 0;
+        while first < padded {
+            // What the last vector lacks is zero.
+            let vector = load(simd, &row[first.min(row.len())..row.len().min(first + S::F32_LANES)]);
+            let to = &mut out[first..first + S::F32_LANES];
+            // SAFETY: a whole vector.
+            unsafe { to.as_mut_ptr().cast::<S::f32s>().write_unaligned(vector) };
+            first += S::F32_LANES;
         }
     }
 }
