@@ -1,57 +1,20 @@
-"""Our towers and training steps against `transformers` and `laion_clap` on PyTorch, in turns on the same cores.
+"""The towers and training steps of `transformers` and `laion_clap` on PyTorch, and ONNX Runtime's, for `cargo xtask bench --python`.
 
-  bench_models.py                              the table, as Markdown
-  bench_models.py --write docs/benchmarks.md   the same into that file, between its marks
-  bench_models.py --only pann,train            cases whose names hold one of these
+  echo "htsat-tiny mel 8" | bench_models.py --threads 2      the seconds of one run; a line for each further run
 
-Ours runs as `examples/model_stopwatch.rs`, which is built first. A figure is the median of --rounds rounds; in each round theirs and ours
-run once, one after the other. Weights are random: what is computed is held to the reference by the parity tests. PyTorch runs without
-gradients, with glibc's allocator told to keep its memory (its buffers are mapped anew otherwise, which costs up to a third) and, in training, with
-its fused Adam: its best settings found.
+The cases are those of xtask/src/bench/case.rs; `onnx` before one runs it in ONNX Runtime. Weights are random: what is computed is held to
+the reference by the parity tests. PyTorch has its best settings found: its memory kept (stopwatch.py), no gradients in inference, a fused
+Adam in training, and for bfloat16 the faster of `torch.autocast` and a model of that type.
 """
-import argparse, os, pathlib, platform, statistics, subprocess, sys, time
-KEEP = dict(MALLOC_MMAP_THRESHOLD_="68719476736", MALLOC_TRIM_THRESHOLD_="68719476736", MALLOC_TOP_PAD_="268435456", HF_HUB_OFFLINE="1")
-if any(os.environ.get(key) != value for key, value in KEEP.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import stopwatch
+import pathlib, platform, sys, tempfile
 import numpy, torch, transformers
 import clapref as C
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MARKS = "<!-- models: begin -->", "<!-- models: end -->"
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--rounds", type=int, default=7)
-parser.add_argument("--threads", type=int, default=os.cpu_count())
-parser.add_argument("--only", default="")
-parser.add_argument("--write", type=pathlib.Path)
-args = parser.parse_args()
-torch.set_num_threads(args.threads)
+torch.set_num_threads(stopwatch.threads())
 torch.manual_seed(0)
-
-
-class Stopwatch:
-    """examples/model_stopwatch.rs: one line in, one line out."""
-
-    def __init__(self):
-        build = ["cargo", "build", "--release", "--quiet", "-p", "clap-train", "--example", "model_stopwatch"]
-        subprocess.run(build, cwd=ROOT, check=True)
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-        self.program = target / "release" / "examples" / "model_stopwatch"
-        self.process = None
-
-    def start(self):
-        """A new process, so that memory is that of one case."""
-        if self.process:
-            self.process.stdin.close()
-            self.process.wait()
-        env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
-        self.process = subprocess.Popen([self.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-
-    def ask(self, line):
-        print(line, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        assert answer, f"the stopwatch stopped at: {line}"
-        return float(answer)
+CONTEXT = 77
+LAION = {"htsat-tiny": "HTSAT-tiny", "htsat-base": "HTSAT-base", "pann-14": "PANN-14", "pann-10": "PANN-10", "pann-6": "PANN-6"}
 
 
 def waves(batch):
@@ -59,117 +22,158 @@ def waves(batch):
 
 
 def tokens(batch, length):
-    """Texts of 9 to 31 tokens; length 0 pads to the longest."""
+    """Ids and mask of texts of 9 to 31 tokens padded to `length` or, for `own`, to the longest; `full` is 77 tokens each."""
     lengths = [9 + (5 * i) % 23 for i in range(batch)]
-    ids, mask = C.token_ids(batch, length or max(lengths), 30_000, 0, lengths)
+    width = CONTEXT if length == "full" else max(lengths) if length == "own" else int(length)
+    if length == "full":
+        lengths = [CONTEXT] * batch
+    ids, mask = C.token_ids(batch, width, 30_000, 0, [min(tokens, width) for tokens in lengths])
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def transformers_audio(batch, fused=False):
+def mel(tower, batch):
+    fused = tower == "htsat-tiny-fused"
+    if tower not in ("htsat-tiny", "htsat-tiny-fused"):
+        sys.exit(f"{tower} from mel is no case of this script: only htsat-tiny and htsat-tiny-fused are")
     model = transformers.ClapAudioModelWithProjection(C.hf_clap_config(fused).audio_config).eval()
-    xs = torch.randn(batch, 4 if fused else 1, 1001, 64) * 20 - 30
+    return model, torch.randn(batch, 4 if fused else 1, 1001, 64) * 20 - 30
+
+
+def audio_from_mel(tower, batch, half):
+    model, xs = mel(tower, batch)
     longer = torch.ones(batch, 1, dtype=torch.bool)
-    return lambda: model(input_features=xs, is_longer=longer).audio_embeds
+
+    def run(xs=xs):
+        return model(input_features=xs, is_longer=longer).audio_embeds
+    if not half:
+        return run
+
+    def cast():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return run()
+    cast()
+    with_cast = min(stopwatch.seconds(cast) for _ in range(3))
+    narrow, weights = xs.bfloat16(), {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.bfloat16()
+    run(narrow)
+    without = min(stopwatch.seconds(lambda: run(narrow)) for _ in range(3))
+    print(f"bfloat16: autocast {with_cast:.3f} s, a model of bfloat16 {without:.3f} s", file=sys.stderr)
+    if without < with_cast:
+        return lambda: run(narrow)
+    model.float().load_state_dict(weights)
+    return cast
 
 
-def laion_audio(name, batch):
-    model, _ = C.laion_model(name, "transformer")
+def audio_from_waves(tower, batch):
+    model, _ = C.laion_model(LAION[tower], "transformer")
     branch, xs = model.audio_branch, waves(batch)
-    xs = xs if name in ("PANN-10", "PANN-6") else {"waveform": xs}
+    # LAION's smaller PANNs take no dictionary.
+    xs = xs if tower in ("pann-10", "pann-6") else {"waveform": xs}
     return lambda: model.audio_projection(branch(xs, mixup_lambda=None, device="cpu")["embedding"])
 
 
-def text(batch, length):
-    model = transformers.RobertaModel(transformers.RobertaConfig(**C.ROBERTA_BASE)).eval()
+def text_model(tower):
+    if tower == "bert":
+        model = transformers.BertModel(transformers.BertConfig(**C.BERT_BASE))
+    else:
+        model = transformers.RobertaModel(transformers.RobertaConfig(**C.ROBERTA_BASE))
     head = torch.nn.Sequential(torch.nn.Linear(768, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512))
-    ids, mask = tokens(batch, length)
-    return lambda: head(model(input_ids=ids, attention_mask=mask)["pooler_output"])
+
+    class Text(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.head = model, head
+
+        def forward(self, input_ids, attention_mask):
+            return self.head(self.model(input_ids=input_ids, attention_mask=attention_mask)["pooler_output"])
+    return Text().eval()
 
 
-def training(audio, text_model, batch):
+def text(tower, length, batch):
+    model, (ids, mask) = text_model(tower), tokens(batch, length)
+    return lambda: model(ids, mask)
+
+
+def training(audio, text_tower, batch, half):
     L = C.laion()
-    model, _ = C.laion_model(audio, text_model)
+    model, _ = C.laion_model(LAION[audio], text_tower)
     model.train()
     loss = L.ClipLoss(mlp_loss=False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=1e-5, fused=True)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     sound = {"waveform": waves(batch), "longer": torch.zeros(batch, 1, dtype=torch.bool)}
-    ids, mask = tokens(batch, 77)
+    ids, mask = tokens(batch, CONTEXT)
     words = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
     def step():
         with torch.enable_grad():
             optimizer.zero_grad()
-            a, t, _, _, scale, _ = model(sound, words, device="cpu")
-            loss(a, t, scale).backward()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                a, t, _, _, scale, _ = model(sound, words, device="cpu")
+                value = loss(a, t, scale)
+            value.backward()
             optimizer.step()
     return step
 
 
-# What, our case, theirs, and the ratio that we want at least.
-CASES = [
-    ("HTS-AT tiny from mel, 1 clip", "htsat-tiny mel 1", lambda: transformers_audio(1), 1.4),
-    ("HTS-AT tiny from mel, 8 clips", "htsat-tiny mel 8", lambda: transformers_audio(8), 1.4),
-    ("HTS-AT tiny fused from mel, 8 clips", "htsat-tiny-fused mel 8", lambda: transformers_audio(8, True), 1.4),
-    ("PANN-14 from waveform, 1 clip", "pann-14 wave 1", lambda: laion_audio("PANN-14", 1), None),
-    ("PANN-14 from waveform, 8 clips", "pann-14 wave 8", lambda: laion_audio("PANN-14", 8), 1.0),
-    ("PANN-10 from waveform, 8 clips", "pann-10 wave 8", lambda: laion_audio("PANN-10", 8), None),
-    ("PANN-6 from waveform, 8 clips", "pann-6 wave 8", lambda: laion_audio("PANN-6", 8), None),
-    ("RoBERTa, 16 texts padded to 77", "roberta 77 16", lambda: text(16, 77), 1.0),
-    ("RoBERTa, 16 texts padded to their longest, theirs to 77", "roberta 0 16", lambda: text(16, 77), 3.0),
-    ("training step HTS-AT tiny + RoBERTa, 8 pairs", "train htsat-tiny roberta 8", lambda: training("HTSAT-tiny", "roberta", 8), 1.0),
-    ("training step PANN-14 + BERT, 8 pairs", "train pann-14 bert 8", lambda: training("PANN-14", "bert", 8), 1.0),
-]
+def onnx(case):
+    """The same model in ONNX Runtime, exported into a folder that goes with the process."""
+    import onnxruntime
+    if len(case) == 3 and case[1] == "mel":
+        model, xs = mel(case[0], int(case[2]))
 
+        class Audio(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = model
 
-def cell(times):
-    low, middle, high = min(times), statistics.median(times), max(times)
-    return f"{middle:.3g} ({low:.3g}–{high:.3g})"
-
-
-def output(*command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
-def machine():
-    cpu = dict(map(str.strip, line.split(":", 1)) for line in output("lscpu").splitlines() if ":" in line)
-    changes = " with changes" if output("git", "status", "--porcelain", "--untracked-files=no", "--", "crates") else ""
-    return (
-        f"{cpu.get('Model name', platform.processor())} (family {cpu.get('CPU family')}, model {cpu.get('Model')}), {os.cpu_count()} cores, "
-        f"{args.threads} threads; {output('rustc', '--version')}, release profile, no `target-cpu`;\nPython {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, laion_clap 1.1.7. Commit {output('git', 'rev-parse', '--short', 'HEAD')}"
-        f"{changes}, {time.strftime('%Y-%m-%d')}, load average before the run {os.getloadavg()[0]:.1f}.\nMedians of n = {args.rounds} rounds, in "
-        "brackets the least and the greatest; ratios are of medians, theirs to ours.")
-
-
-def show(line):
-    print(line, flush=True)
-    report.append(line)
-
-
-report = []
-show(machine() + "\n")
-show("| what | ours, s | PyTorch, s | ratio | goal | our peak memory, GB |")
-show("|---|---|---|---|---|---|")
-watch = Stopwatch()
-for what, case, theirs, goal in CASES:
-    if args.only and not any(part in f"{what} {case}" for part in args.only.split(",")):
-        continue
+            def forward(self, input_features):
+                return self.model(input_features=input_features).audio_embeds
+        module, inputs = Audio().eval(), {"input_features": xs}
+    else:
+        ids, mask = tokens(int(case[2]), case[1])
+        module, inputs = text_model(case[0]), {"input_ids": ids, "attention_mask": mask}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder) / "model.onnx")
+        # transformers' masks are traced with Python values; the case's own inputs make them right.
+        torch.onnx.export(module, tuple(inputs.values()), path, input_names=list(inputs), output_names=["embeds"],
+                          opset_version=17, dynamo=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = stopwatch.threads(), 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs = {name: value.numpy() for name, value in inputs.items()}
     with torch.no_grad():
-        run = theirs()
-        run()
-        watch.start()
-        times = [], []
-        for _ in range(args.rounds):
-            times[0].append(watch.ask(case))
-            start = time.perf_counter()
-            run()
-            times[1].append(time.perf_counter() - start)
-    ratio = statistics.median(times[1]) / statistics.median(times[0])
-    verdict = "" if goal is None else f"≥ {goal:g}: " + ("yes" if ratio >= goal else "**missed**")
-    show(f"| {what} | {cell(times[0])} | {cell(times[1])} | {ratio:.2f} | {verdict} | {watch.ask('memory') / 1e9:.2f} |")
-    del run
-if args.write:
-    text = args.write.read_text()
-    before, rest = text.split(MARKS[0])
-    args.write.write_text(before + "\n".join([MARKS[0], "", *report, "", MARKS[1]]) + rest.split(MARKS[1])[1])
+        expected = module(*(torch.from_numpy(value) for value in inputs.values())).numpy()
+    difference = abs(session.run(None, inputs)[0] - expected).max()
+    if not difference < 1e-3:
+        sys.exit(f"ONNX Runtime's result of {' '.join(case)} is off by {difference}")
+    return lambda: session.run(None, inputs)
+
+
+def make(line):
+    case = line.split()
+    half = case[-1] == "bf16"
+    words = case[:-1] if half else case
+    if words[0] == "train":
+        return training(words[1], words[2], int(words[3]), half)
+    if half and words[1] != "mel":
+        sys.exit(f"{line}: only mel and train are cases in bf16")
+    if words[0] == "onnx":
+        run = onnx(words[1:])
+    elif words[1] == "mel":
+        run = audio_from_mel(words[0], int(words[2]), half)
+    elif words[1] == "wave":
+        run = audio_from_waves(words[0], int(words[2]))
+    else:
+        run = text(words[0], words[1], int(words[2]))
+    return run
+
+
+def versions():
+    import onnxruntime
+    return (f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, laion_clap 1.1.7, "
+            f"onnxruntime {onnxruntime.__version__}")
+
+
+# Training turns gradients on for itself.
+with torch.no_grad():
+    stopwatch.serve(make, versions())

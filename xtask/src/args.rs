@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Dataset(Dataset),
     /// Train a byte-level BPE tokenizer on the captions of a data set
     Tokenizer(Tokenizer),
+    /// Measure the towers and training steps, beside PyTorch with --python
+    Bench(Bench),
     /// Everything a change must pass: format, lints, tests, documentation
     Ci(Ci),
 }
@@ -316,6 +318,39 @@ pub(crate) struct Tokenizer {
     /// File to write
     #[arg(long, value_name = "tokenizer.json")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Interpreter with the packages of tests/reference/requirements.txt, for the times of PyTorch and ONNX Runtime (default: ours alone)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+    /// Measure single operations, fused and composed, instead of towers
+    #[arg(long)]
+    pub(crate) ops: bool,
+    /// Cases whose names hold one of these, for example --only pann,train (default: all)
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Times that each side runs a case, in turns
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(7).expect("7 is not zero"))]
+    pub(crate) rounds: NonZeroUsize,
+    /// Document to write the table into, between its marks, for example docs/benchmarks.md
+    #[arg(long, value_name = "FILE.md", requires = "python", conflicts_with = "only")]
+    pub(crate) write: Option<PathBuf>,
+    /// Run one case in this process and print the seconds of each round, for example --case "roberta 77 16"; see
+    /// xtask/src/bench/case.rs
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["python", "ops", "only", "write"])]
+    pub(crate) case: Option<String>,
+    /// Answer cases on standard input with seconds
+    #[arg(long, hide = true)]
+    pub(crate) serve: bool,
+}
+
+impl Bench {
+    /// Whether `--only` names a case that is called so.
+    pub(crate) fn wants(&self, names: &[&str]) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| names.iter().any(|name| name.contains(part.as_str())))
+    }
 }
 
 #[derive(Debug, Args)]

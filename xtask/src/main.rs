@@ -7,6 +7,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
 mod args;
+mod bench;
 mod ci;
 mod classify;
 mod convert;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Mel(args) => mel::run(&args),
         Command::Dataset(args) => dataset::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
+        Command::Bench(command) => bench::run(&command, args.threads),
         Command::Ci(args) => ci::run(args),
     });
     match done {
