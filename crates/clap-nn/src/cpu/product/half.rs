@@ -10,7 +10,7 @@ use super::kernel::{Begin, Kernel, MOST_ROWS, Place, Strip};
 use super::pack::{self, Buffer};
 
 /// Words of a vector.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Terms that one conversion rounds.
 const TERMS: usize = 2 * LANES;
@@ -57,14 +57,8 @@ impl Kernel for Half {
             let width = (2 * LANES).min(b.columns - first);
             let padded = width.next_multiple_of(LANES);
             let panel = b.columns_from(first, width);
-            let out = &mut out[first * words..][..words * padded];
             // SAFETY: `new` found the features.
-            unsafe {
-                match b.column_stride {
-                    1 => copy(panel, padded, out),
-                    _ => transpose(panel, padded, out),
-                }
-            }
+            unsafe { self::panel(panel, padded, &mut out[first * words..][..words * padded]) };
         }
     }
 
@@ -112,7 +106,7 @@ impl Kernel for Half {
 
 /// The first `count` lanes of 16.
 #[inline(always)]
-fn lanes(count: usize) -> __mmask16 {
+pub(super) fn lanes(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
@@ -134,7 +128,7 @@ fn bits(x: __m256bh) -> __m256i {
 /// Up to 16 elements; zeros for the rest.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load(from: &[f32]) -> __m512 {
+pub(super) fn load(from: &[f32]) -> __m512 {
     // SAFETY: the mask keeps to the slice.
     unsafe { _mm512_maskz_loadu_ps(lanes(from.len()), from.as_ptr()) }
 }
@@ -162,8 +156,52 @@ fn store(words: __m512i, to: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 fn round(row: &[f32], out: &mut [f32]) {
-    for (terms, out) in row.chunks(TERMS).zip(out.chunks_mut(LANES)) {
-        store(words(terms), out);
+    for (index, out) in out.chunks_exact_mut(LANES).enumerate() {
+        let first = (index * TERMS).min(row.len());
+        store(words(&row[first..row.len().min(first + TERMS)]), out);
+    }
+}
+
+/// Packs a panel of a right operand: as many words as `out` has rows of `padded`, those without terms zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+pub(super) fn panel(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
+    match b.column_stride {
+        1 => copy(b, padded, out),
+        _ => transpose(b, padded, out),
+    }
+}
+
+/// Packs rows of a left operand, `pitch` words apart, each of `words` words, those without terms zero: a multiple of [`LANES`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+pub(super) fn rows(a: Matrix<'_>, pitch: usize, words: usize, out: &mut [f32]) {
+    debug_assert!(words % LANES == 0 && 2 * words >= a.columns);
+    if a.column_stride == 1 {
+        for row in 0..a.rows {
+            round(&a.data[row * a.row_stride..][..a.columns], &mut out[row * pitch..][..words]);
+        }
+        return;
+    }
+    let mut square = [[0.0f32; LANES]; LANES];
+    for first in (0..a.rows).step_by(LANES) {
+        let count = LANES.min(a.rows - first);
+        for start in (0..words).step_by(LANES) {
+            for (word, line) in square.iter_mut().enumerate() {
+                let term = |term: usize| match term < a.columns {
+                    true => &a.data[term * a.column_stride + first..][..count],
+                    false => &[],
+                };
+                let low = 2 * (start + word);
+                store(join(load(term(low)), load(term(low + 1))), line);
+            }
+            let mut turned = [[0.0f32; LANES]; LANES];
+            // SAFETY: both squares are 16 by 16; words are moved as floats, bit for bit.
+            unsafe { pack::square_avx512(square.as_ptr().cast(), LANES, turned.as_mut_ptr().cast(), LANES) };
+            for (row, line) in turned.iter().enumerate().take(count) {
+                out[(first + row) * pitch + start..][..LANES].copy_from_slice(line);
+            }
+        }
     }
 }
 
@@ -190,20 +228,22 @@ fn copy(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
 fn transpose(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
     let mut square = [[0.0f32; LANES]; LANES];
     let mut turned = [[0.0f32; LANES]; LANES];
+    let rows = out.len() / padded;
     for first in (0..padded).step_by(LANES) {
-        for term in (0..b.rows).step_by(TERMS) {
+        for start in (0..rows).step_by(LANES) {
+            let term = (2 * start).min(b.rows);
             let count = TERMS.min(b.rows - term);
             for (j, row) in square.iter_mut().enumerate() {
                 let terms = match first + j < b.columns {
-                    true => &b.data[(first + j) * b.column_stride + term..][..count],
-                    false => &[],
+                    true if count > 0 => &b.data[(first + j) * b.column_stride + term..][..count],
+                    _ => &[],
                 };
                 store(words(terms), row);
             }
             // SAFETY: both squares are 16 by 16; words are moved as floats, bit for bit.
             unsafe { pack::square_avx512(square.as_ptr().cast(), LANES, turned.as_mut_ptr().cast(), LANES) };
-            for (word, row) in turned.iter().enumerate().take(count.div_ceil(2)) {
-                out[(term / 2 + word) * padded + first..][..LANES].copy_from_slice(row);
+            for (word, row) in turned.iter().enumerate().take(rows - start) {
+                out[(start + word) * padded + first..][..LANES].copy_from_slice(row);
             }
         }
     }

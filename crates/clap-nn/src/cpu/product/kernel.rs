@@ -10,6 +10,12 @@ pub(super) trait Kernel: Copy {
     /// Terms that lie in one word of packed operands.
     const TERMS: usize;
 
+    /// Words that so many terms take.
+    #[inline(always)]
+    fn words(self, terms: usize) -> usize {
+        terms.div_ceil(Self::TERMS)
+    }
+
     /// Rows of a tile at most.
     fn tile_rows(self) -> usize;
 

@@ -8,6 +8,8 @@
 //! work is cut, so that results do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod half;
 mod kernel;
 mod pack;
@@ -260,10 +262,13 @@ impl Part<'_> {
     /// Picks the kernel.
     fn dispatch(self, precision: MatmulPrecision) {
         #[cfg(target_arch = "x86_64")]
-        if precision == MatmulPrecision::Bf16
-            && let Some(half) = half::Half::new()
-        {
-            return half.run(self);
+        if precision == MatmulPrecision::Bf16 {
+            if let Some(tiles) = amx::Tiles::new() {
+                return tiles.run(self);
+            }
+            if let Some(half) = half::Half::new() {
+                return half.run(self);
+            }
         }
         Arch::new().dispatch(self);
     }
@@ -293,7 +298,7 @@ impl Part<'_> {
             while term == 0 || term < k {
                 let terms = (K::TERMS * DEPTH).min(k - term);
                 let begin = if term == 0 { begin.columns_from(column, columns) } else { Begin::Add };
-                let depth = terms.div_ceil(K::TERMS);
+                let depth = kernel.words(terms);
                 let block = right.room(depth * columns.next_multiple_of(panel));
                 kernel.panels(b.rows_from(term, terms).columns_from(column, columns), block);
                 let slice = a.columns_from(term, terms);
@@ -344,6 +349,30 @@ mod tests {
         (0..count).map(|i| ((i * 31 + seed * 17) % 23) as f32 - 11.0).collect()
     }
 
+    /// Makes `begin + 2 · a · b`.
+    type Way = fn(MatrixMut<'_>, Begin<'_>, (Matrix<'_>, Matrix<'_>));
+
+    /// Each kernel that runs here, on one thread and on all.
+    fn ways() -> Vec<(&'static str, Way)> {
+        use MatmulPrecision::{Bf16, Highest};
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "the tiles are x86-64's"))]
+        let mut ways: Vec<(&'static str, Way)> = vec![
+            ("f32, one", |c, begin, ab| c.product(begin, 2.0, ab, Threads::One, Highest)),
+            ("f32, all", |c, begin, ab| c.product(begin, 2.0, ab, Threads::All, Highest)),
+            ("bf16, one", |c, begin, ab| c.product(begin, 2.0, ab, Threads::One, Bf16)),
+            ("bf16, all", |c, begin, ab| c.product(begin, 2.0, ab, Threads::All, Bf16)),
+        ];
+        #[cfg(target_arch = "x86_64")]
+        if amx::Tiles::model().is_some() {
+            ways.push(("tiles", |c, begin, (a, b)| {
+                let place = Place { start: c.data.as_mut_ptr(), stride: c.stride };
+                let (right, left) = (&mut Buffer::new(), &mut Buffer::new());
+                amx::Tiles::model().unwrap().run(Part { place, a, b, begin, scale: 2.0, right, left });
+            }));
+        }
+        ways
+    }
+
     /// Every edge of tiles, panels, blocks and depths, all four layouts, every beginning, on one thread and on all.
     #[test]
     fn products_equal_their_definition() {
@@ -367,14 +396,9 @@ mod tests {
             let rights = [Matrix::new(&right, k, n), Matrix::new(&right_t, n, k).t()];
             for (case, begin) in [Begin::Zero, Begin::Add, Begin::Bias(&bias)].into_iter().enumerate() {
                 for (a, b) in lefts.iter().flat_map(|a| rights.iter().map(move |b| (*a, *b))) {
-                    for (threads, precision) in [
-                        (Threads::One, MatmulPrecision::Highest),
-                        (Threads::All, MatmulPrecision::Highest),
-                        (Threads::One, MatmulPrecision::Bf16),
-                        (Threads::All, MatmulPrecision::Bf16),
-                    ] {
+                    for (way, run) in ways() {
                         let mut c = start.clone();
-                        MatrixMut::strided(&mut c, m, n, n + 3).product(begin, 2.0, (a, b), threads, precision);
+                        run(MatrixMut::strided(&mut c, m, n, n + 3), begin, (a, b));
                         for (at, (&got, &before)) in c.iter().zip(&start).enumerate() {
                             let (i, j) = (at / (n + 3), at % (n + 3));
                             let expected = match case {
@@ -383,10 +407,7 @@ mod tests {
                                 1 => before + 2.0 * product(i, j),
                                 _ => bias[j] + 2.0 * product(i, j),
                             };
-                            assert_eq!(
-                                got, expected,
-                                "{m} x {k} x {n} at {i}, {j}; {threads:?}, {precision:?}, case {case}"
-                            );
+                            assert_eq!(got, expected, "{m} x {k} x {n} at {i}, {j}; {way}, case {case}");
                         }
                     }
                 }
