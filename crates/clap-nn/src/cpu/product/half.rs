@@ -176,7 +176,7 @@ pub(super) fn panel(b: Matrix<'_>, padded: usize, out: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 pub(super) fn rows(a: Matrix<'_>, pitch: usize, words: usize, out: &mut [f32]) {
-    debug_assert!(words % LANES == 0 && 2 * words >= a.columns);
+    debug_assert!(words.is_multiple_of(LANES) && 2 * words >= a.columns);
     if a.column_stride == 1 {
         for row in 0..a.rows {
             round(&a.data[row * a.row_stride..][..a.columns], &mut out[row * pitch..][..words]);
@@ -291,7 +291,11 @@ unsafe fn sum<const ROWS: usize, const COUNT: usize>(
             for (sum, vector) in sums.iter_mut().zip(across) {
                 // SAFETY: words are pairs of bf16.
                 *sum = unsafe {
-                    _mm512_dpbf16_ps(*sum, std::mem::transmute::<_, __m512bh>(x), std::mem::transmute(vector))
+                    _mm512_dpbf16_ps(
+                        *sum,
+                        std::mem::transmute::<__m512i, __m512bh>(x),
+                        std::mem::transmute::<__m512i, __m512bh>(vector),
+                    )
                 };
             }
             if i % 3 == 2 {

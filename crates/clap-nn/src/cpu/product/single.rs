@@ -53,7 +53,7 @@ impl<S: Simd> Kernel for Single<S> {
     fn strip<'a>(self, a: Matrix<'a>, buffer: &'a mut Buffer) -> Strip<'a> {
         let sizes = (a.rows, a.columns);
         // 512 floats are half a page: more than 8 rows at multiples of it contend for the 8 ways of two sets.
-        if a.column_stride == 1 && a.row_stride % 512 != 0 {
+        if a.column_stride == 1 && !a.row_stride.is_multiple_of(512) {
             return Strip::new(a.data, sizes, (a.row_stride, 1));
         }
         let room = buffer.room(MOST_ROWS * (a.columns + 16));
