@@ -1,6 +1,7 @@
 //! The real program as a person runs it: results, messages and exit codes.
 
 mod bad_input;
+mod bench;
 mod classify;
 mod convert;
 mod program;

@@ -30,6 +30,7 @@ const fn training(what: &'static str, case: &'static str) -> Row {
     Row { what, ours: case, theirs: case, ratio: Some(1.0), memory: Some(4.0) }
 }
 
+/// The table.
 const ROWS: [Row; 17] = [
     same("HTS-AT tiny from mel, 1 clip", "htsat-tiny mel 1", Some(1.4)),
     same("HTS-AT tiny from mel, 8 clips", "htsat-tiny mel 8", Some(1.4)),
