@@ -51,11 +51,7 @@ impl CustomOp1 for Fused {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let xs = slice(storage, layout, self.name())?;
-        let ys = parallel::build(xs.len(), parallel::GRAIN, |start, ys| {
-            ys.copy_from_slice(&xs[start..start + ys.len()]);
-            apply(self.0, ys);
-        });
+        let ys = activated(self.0, slice(storage, layout, self.name())?);
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
@@ -70,6 +66,25 @@ impl CustomOp1 for Fused {
         });
         gradient(dxs, xs)
     }
+}
+
+/// `f(xs)`, on all threads.
+pub(crate) fn activated(activation: Activation, xs: &[f32]) -> Vec<f32> {
+    parallel::build(xs.len(), parallel::GRAIN, |start, ys| {
+        ys.copy_from_slice(&xs[start..start + ys.len()]);
+        apply(activation, ys);
+    })
+}
+
+/// `f(xs)` and `f'(xs)`, on all threads.
+pub(crate) fn activated_with_slope(activation: Activation, xs: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let lengths: Vec<usize> =
+        (0..xs.len()).step_by(parallel::GRAIN).map(|start| parallel::GRAIN.min(xs.len() - start)).collect();
+    let ([ys, slopes], _) = parallel::build_parts(&lengths, |index, [ys, slopes]: [&mut [f32]; 2]| {
+        slopes.copy_from_slice(&xs[index * parallel::GRAIN..][..slopes.len()]);
+        apply_with_slope(activation, slopes, ys);
+    });
+    (ys, slopes)
 }
 
 vectorised! {

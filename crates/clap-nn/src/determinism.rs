@@ -35,6 +35,12 @@ fn check(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor> + Sync) {
 fn results_do_not_depend_on_the_thread_count() {
     check(&[&[3000, 40], &[24, 40], &[24]], |xs| crate::linear(&xs[0], &xs[1], Some(&xs[2])));
     check(&[&[130, 300], &[260, 300], &[260]], |xs| crate::linear(&xs[0], &xs[1], Some(&xs[2])));
+    for shapes in [[&[3000, 40][..], &[24, 40], &[24]], [&[130, 300], &[260, 300], &[260]]] {
+        check(&shapes, |xs| {
+            let layer = Linear::from_parts(xs[1].clone(), Some(xs[2].clone()));
+            crate::activated_linear(&xs[0], Activation::Gelu, &layer)
+        });
+    }
     check(&[&[3000, 40], &[40], &[40]], |xs| crate::layer_norm(&xs[0], &xs[1], &xs[2], 1e-5));
     let geometry = crate::ConvGeometry::same(3);
     check(&[&[2, 50, 30, 16], &[24, 3, 3, 16]], |xs| crate::conv::conv2d(&xs[0], &xs[1], geometry));

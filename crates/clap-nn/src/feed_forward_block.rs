@@ -19,7 +19,7 @@ use crate::dropout::{Drop, add_scaled, residual_of};
 use crate::layer_norm::{backward_rows, normalise_rows};
 use crate::linear::{Affine, add_columns};
 use crate::window_attention::add_all;
-use crate::{Activation, LayerNorm, Linear, Mode};
+use crate::{Activation, LayerNorm, Linear, Mode, activated_linear};
 
 /// Parameters up to this many elements are fused: beyond, they leave the cache at each handful of tokens and the separate
 /// layers' large products win.
@@ -66,8 +66,8 @@ fn feed_forward_block_composed(
     (fc1, activation, fc2): (&Linear, Activation, &Linear),
     scales: Option<Vec<f32>>,
 ) -> Result<Tensor> {
-    let ys = activation.forward(&fc1.forward(&norm.forward(xs)?)?)?;
-    residual_of(xs, &fc2.forward(&ys)?, scales)
+    let ys = fc1.forward(&norm.forward(xs)?)?;
+    residual_of(xs, &activated_linear(&ys, activation, fc2)?, scales)
 }
 
 struct Fused {

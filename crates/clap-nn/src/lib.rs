@@ -14,6 +14,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
+pub mod activated_linear;
 pub mod activation;
 pub mod add_norm;
 pub mod attention;
@@ -45,6 +46,7 @@ mod determinism;
 #[cfg(test)]
 mod twin;
 
+pub use activated_linear::activated_linear;
 pub use activation::{Activation, gelu};
 pub use add_norm::add_norm;
 pub use attention::{AttentionMask, attention};

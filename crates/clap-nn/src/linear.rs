@@ -96,14 +96,14 @@ const NAME: &str = "linear";
 
 /// Sizes of one product, none of them zero.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(crate) struct Sizes {
     rows: usize,
     input: usize,
     output: usize,
 }
 
 impl Sizes {
-    fn of(xs: &Shape, weight: &Shape) -> Result<Self> {
+    pub(crate) fn of(xs: &Shape, weight: &Shape) -> Result<Self> {
         let (output, input) = weight.dims2()?;
         Ok(Self { rows: xs.elem_count() / input, input, output })
     }
@@ -136,27 +136,53 @@ impl Affine<'_> {
     }
 }
 
-impl Fused {
-    fn forward(&self, xs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
-        let Sizes { rows, input, output } = sizes;
-        product::build(Matrix::new(xs, rows, input), Matrix::new(weight, output, input).t(), bias, Threads::All)
-    }
+/// `xs · weightᵀ + bias` on slices.
+pub(crate) fn forward(xs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+    let Sizes { rows, input, output } = sizes;
+    product::build(Matrix::new(xs, rows, input), Matrix::new(weight, output, input).t(), bias, Threads::All)
+}
 
-    /// The gradients of the inputs, the weight and the bias. Those that nothing asks for are left out: a constant matrix, as of an
-    /// interpolation, or a frozen layer would pay a product for each.
+impl Fused {
     fn backward(&self, xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, grad: &Tensor) -> Result<Gradients> {
-        let sizes = Sizes::of(xs.shape(), weight.shape())?;
-        let Sizes { rows, input, output } = sizes;
         let grad = grad.contiguous()?;
         let (x, w, g) = (Elements::of(xs, NAME), Elements::of(weight, NAME), Elements::of(&grad, NAME));
-        let (x, w, g) = (x.get()?, w.get()?, g.get()?);
-        let (need_dx, need_dw, need_db) = (xs.track_op(), weight.track_op(), bias.is_some_and(Tensor::track_op));
+        let needs = Needs::of(xs, weight, bias);
+        Ok(Gradients::of((x.get()?, w.get()?, g.get()?), Sizes::of(xs.shape(), weight.shape())?, needs))
+    }
+}
+
+/// Which gradients are asked for. A constant matrix, as of an interpolation, or a frozen layer would pay a product for each.
+#[derive(Clone, Copy)]
+pub(crate) struct Needs {
+    dx: bool,
+    dw: bool,
+    db: bool,
+}
+
+impl Needs {
+    pub(crate) fn of(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Self {
+        Self { dx: xs.track_op(), dw: weight.track_op(), db: bias.is_some_and(Tensor::track_op) }
+    }
+}
+
+/// The gradients of the inputs, the weight and the bias, as far as they are needed.
+pub(crate) struct Gradients {
+    pub(crate) dx: Option<Vec<f32>>,
+    pub(crate) dw: Option<Vec<f32>>,
+    pub(crate) db: Option<Vec<f32>>,
+}
+
+impl Gradients {
+    /// From the inputs, the weight and the gradient of the outputs.
+    pub(crate) fn of((x, w, g): (&[f32], &[f32], &[f32]), sizes: Sizes, needs: Needs) -> Self {
+        let Sizes { rows, input, output } = sizes;
+        let Needs { dx: need_dx, dw: need_dw, db: need_db } = needs;
         let w = Matrix::new(w, output, input);
         if !sizes.is_cached() {
             let all = Matrix::new(g, rows, output);
             let dx = need_dx.then(|| product::build(all, w, None, Threads::All));
             let dw = need_dw.then(|| product::build(all.t(), Matrix::new(x, rows, input), None, Threads::All));
-            return Ok(Gradients { dx, dw, db: need_db.then(|| column_sums(g, output)) });
+            return Self { dx, dw, db: need_db.then(|| column_sums(g, output)) };
         }
         // A task adds up its rows' share of the weight's gradient; the shares are few enough not to cost more than the products.
         let step = sizes.rows_per_task();
@@ -196,18 +222,12 @@ impl Fused {
         };
         let (dw, db): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
         let dw = need_dw.then(|| parallel::sum_in_order(dw));
-        Ok(Gradients { dx, dw, db: need_db.then(|| parallel::sum_in_order(db)) })
+        Self { dx, dw, db: need_db.then(|| parallel::sum_in_order(db)) }
     }
 }
 
-struct Gradients {
-    dx: Option<Vec<f32>>,
-    dw: Option<Vec<f32>>,
-    db: Option<Vec<f32>>,
-}
-
 /// A gradient, if there is one, as a tensor of the shape of `like`.
-fn optional(values: Option<Vec<f32>>, like: &Tensor) -> Result<Option<Tensor>> {
+pub(crate) fn optional(values: Option<Vec<f32>>, like: &Tensor) -> Result<Option<Tensor>> {
     values.map_or(Ok(None), |values| gradient(values, like))
 }
 
@@ -233,7 +253,7 @@ vectorised! {
     }
 }
 
-fn output_shape(xs: &Layout, weight: &Layout) -> Result<Shape> {
+pub(crate) fn output_shape(xs: &Layout, weight: &Layout) -> Result<Shape> {
     let mut dims = xs.shape().dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = weight.shape().dims2()?.0;
@@ -257,7 +277,7 @@ impl CustomOp3 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(xs_layout.shape(), weight_layout.shape())?;
         let bias = slice(bias, bias_layout, NAME)?;
-        let ys = self.forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, Some(bias), sizes);
+        let ys = forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, Some(bias), sizes);
         Ok((CpuStorage::F32(ys), output_shape(xs_layout, weight_layout)?))
     }
 
@@ -287,7 +307,7 @@ impl CustomOp2 for Fused {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(xs_layout.shape(), weight_layout.shape())?;
-        let ys = self.forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, None, sizes);
+        let ys = forward(slice(xs, xs_layout, NAME)?, slice(weight, weight_layout, NAME)?, None, sizes);
         Ok((CpuStorage::F32(ys), output_shape(xs_layout, weight_layout)?))
     }
 

@@ -7,7 +7,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, attention, dropout, residual};
+use clap_nn::{
+    Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, activated_linear, attention, dropout, residual,
+};
 
 use super::rows::Rows;
 use super::{check_length, token_ids};
@@ -129,8 +131,8 @@ impl Layer {
         let ys = attention(&q, &k, &v, mask, self.heads, self.attention_dropout, mode)?;
         let ys = dropout(&self.out.forward(&ys)?, self.dropout, mode)?;
         let xs = residual(xs, &ys, 0.0, mode)?;
-        let ys = self.act.forward(&self.fc1.forward(&self.norm2.forward(&xs)?)?)?; // (…, inner)
-        let ys = dropout(&self.fc2.forward(&ys)?, self.dropout, mode)?;
+        let ys = self.fc1.forward(&self.norm2.forward(&xs)?)?; // (…, inner)
+        let ys = dropout(&activated_linear(&ys, self.act, &self.fc2)?, self.dropout, mode)?;
         residual(&xs, &ys, 0.0, mode)
     }
 }

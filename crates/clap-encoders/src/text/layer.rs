@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{Activation, AttentionMask, LayerNorm, Linear, Mode, add_norm, attention};
+use clap_nn::{Activation, AttentionMask, LayerNorm, Linear, Mode, activated_linear, add_norm, attention};
 
 use crate::config::TextConfig;
 
@@ -62,7 +62,7 @@ impl Layer {
         let ys = attention(&q, &k, &v, mask, self.heads, self.attention_dropout, mode)?;
         let ys = self.attention_output.forward(&ys)?;
         let xs = add_norm(xs, &ys, &self.attention_norm, self.dropout, mode)?;
-        let ys = self.act.forward(&self.intermediate.forward(&xs)?)?; // (…, inner)
-        add_norm(&xs, &self.output.forward(&ys)?, &self.output_norm, self.dropout, mode)
+        let ys = self.intermediate.forward(&xs)?; // (…, inner)
+        add_norm(&xs, &activated_linear(&ys, self.act, &self.output)?, &self.output_norm, self.dropout, mode)
     }
 }
