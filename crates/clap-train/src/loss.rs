@@ -9,7 +9,7 @@
 //!
 //! The same scale serves both directions, as there (`transformers` trains both terms in the text-to-audio direction, which
 //! leaves audio to text out; that is not followed). On the CPU in `f32` the matrix of logits is made in blocks of bounded size, so that a
-//! batch may have thousands of pairs ([`clap_nn::info_nce`]); a test and the fixture `losses` hold the gradients, that of the scale
+//! batch may have thousands of pairs ([`clap_nn::info_nce()`]); a test and the fixture `losses` hold the gradients, that of the scale
 //! included.
 
 use candle_core::{Result, Tensor};
