@@ -87,7 +87,7 @@ pub fn linear_composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> R
 }
 
 /// Weights up to this many elements stay in a core's second-level cache: rows are then cut into tasks that each use the whole
-/// weight, with the bias and the gradients' sums in the same pass. Larger products are cut by `gemm` itself.
+/// weight, with the gradients' sums in the same pass. Larger products are cut for all threads.
 const CACHED_WEIGHT: usize = 64 * 1024;
 
 struct Fused;

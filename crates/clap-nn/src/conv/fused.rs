@@ -13,7 +13,7 @@ use crate::cpu::{
 };
 
 /// Weights up to this many elements stay in a core's second-level cache beside a task's rows: each task then gathers and multiplies its own.
-/// With larger ones, rows are gathered for one product that `gemm` cuts itself.
+/// With larger ones, rows are gathered for one product on all threads.
 const CACHED_WEIGHT: usize = 160 * 1024;
 
 /// Elements of a task's gathered rows.

@@ -21,7 +21,7 @@ const STEP: usize = 2;
 const FEWEST_CHANNELS: usize = 8;
 
 /// Kernels up to this many transformed elements are shared from the second-level cache by tasks of few tiles; with larger ones a task has many
-/// tiles and `gemm` cuts its products.
+/// tiles, and its products are cut for all threads.
 const CACHED_KERNEL: usize = 512 * 1024;
 const FEW_TILES: usize = 64;
 const MANY_TILES: usize = 256;
@@ -70,7 +70,7 @@ impl Maps {
 pub(super) enum Kernel<'a> {
     /// (places, output, input), as [`transform_kernel`] makes it.
     Made(&'a [f32]),
-    /// (places, input, output): `gemm` then reads it as it is, where it would pack it anew for every product, which costs more than the
+    /// (places, input, output), whose rows a product copies to its panels, where it would turn the other's, which costs more than the
     /// product of a few tiles.
     Kept(&'a [f32]),
 }
