@@ -260,6 +260,7 @@ pub(crate) fn has_half() -> bool {
 
 impl Part<'_> {
     /// Picks the kernel.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one precision elsewhere"))]
     fn dispatch(self, precision: MatmulPrecision) {
         #[cfg(target_arch = "x86_64")]
         if precision == MatmulPrecision::Bf16 {

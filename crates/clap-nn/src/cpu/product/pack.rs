@@ -33,6 +33,7 @@ const SQUARE: usize = 16;
 
 /// A panel whose terms are contiguous, as of a transposed weight. `avx512` says that the processor has it.
 #[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "AVX-512 is x86-64's"))]
 pub(super) fn transpose(b: Matrix<'_>, padded: usize, out: &mut [f32], avx512: bool) {
     let whole = b.rows - b.rows % SQUARE;
     let mut first = 0;
