@@ -111,6 +111,11 @@ fn measure(line: &Row, args: &args::Bench, threads: usize, peak: &Peak) -> anyho
     let mut timer = Timer::ours(threads)?;
     let mut script = args.python.as_ref().map(|python| Timer::script(python, SCRIPT, threads)).transpose()?;
     let (mut ours, mut theirs) = (Times::default(), Times::default());
+    // Neither side makes its case, nor loads its packages, in the other's turn.
+    timer.time(line.ours)?;
+    if let Some(script) = &mut script {
+        script.time(line.theirs)?;
+    }
     for _ in 0..args.rounds.get() {
         ours.0.push(timer.time(line.ours)?);
         if let Some(script) = &mut script {

@@ -65,11 +65,12 @@ fn script(args: &args::Bench, threads: usize) -> anyhow::Result<Option<Timer>> {
 /// The cells of a row; `lines` are asked of the fused, the composed and PyTorch's side.
 fn measure(sides: &mut Sides, what: [&str; 2], lines: [&str; 3], args: &args::Bench) -> anyhow::Result<Vec<String>> {
     let mut times = [Times::default(), Times::default(), Times::default()];
-    for _ in 0..args.rounds.get() {
+    // Round 0 is not kept: in it a side makes its case, and loads its packages, in the other's turn.
+    for round in 0..=args.rounds.get() {
         let timers = [Some(&mut sides.fused), Some(&mut sides.composed), sides.theirs.as_mut()];
         for ((timer, line), times) in timers.into_iter().zip(lines).zip(&mut times) {
             if let Some(timer) = timer {
-                times.0.extend(timer.time_if_any(line)?);
+                times.0.extend(timer.time_if_any(line)?.filter(|_| round > 0));
                 std::thread::sleep(PAUSE);
             }
         }
