@@ -88,7 +88,7 @@ impl<'a> Operands<'a> {
         let batch = self.batch();
         let rows = block.len() / batch;
         let (xs, ys) = (self.rows(self.xs, first, rows), self.rows(self.ys, 0, batch));
-        MatrixMut::new(block, rows, batch).set(scale, xs, ys.t(), Threads::All);
+        MatrixMut::new(block, rows, batch).in_f32().set(scale, xs, ys.t(), Threads::All);
     }
 }
 
@@ -178,8 +178,8 @@ impl CustomOp3 for Fused {
             let slopes = Matrix::new(block, rows, batch);
             let (xs, ys) = (operands.rows(operands.xs, first, rows), operands.rows(operands.ys, 0, batch));
             let dxs = &mut dxs[first * width..][..rows * width];
-            MatrixMut::new(dxs, rows, width).set(factor * operands.scale, slopes, ys, Threads::All);
-            MatrixMut::new(&mut dys, batch, width).add(slopes.t(), xs, Threads::All);
+            MatrixMut::new(dxs, rows, width).in_f32().set(factor * operands.scale, slopes, ys, Threads::All);
+            MatrixMut::new(&mut dys, batch, width).in_f32().add(slopes.t(), xs, Threads::All);
         }
         scale_by(&mut dys, factor * operands.scale);
         let dscale = f64::from(factor) * row_dscales.iter().map(|x| f64::from(*x)).sum::<f64>();

@@ -108,6 +108,7 @@ pub(crate) struct MatrixMut<'a> {
     rows: usize,
     columns: usize,
     stride: usize,
+    precision: MatmulPrecision,
 }
 
 impl<'a> MatrixMut<'a> {
@@ -120,38 +121,36 @@ impl<'a> MatrixMut<'a> {
             stride >= columns && data.len() >= span(rows, columns, stride),
             "{rows} x {columns} by {stride} overruns"
         );
-        Self { data, rows, columns, stride }
+        Self { data, rows, columns, stride, precision: matmul_precision() }
+    }
+
+    /// Made of operands in `f32`, whatever the process's precision: a loss must not be rounded.
+    pub(crate) fn in_f32(self) -> Self {
+        Self { precision: MatmulPrecision::Highest, ..self }
     }
 
     /// `self = scale · a · b`.
     pub(crate) fn set(self, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-        self.product(Begin::Zero, scale, (a, b), threads, matmul_precision());
+        self.product(Begin::Zero, scale, (a, b), threads);
     }
 
     /// `self += a · b`.
     pub(crate) fn add(self, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
-        self.product(Begin::Add, 1.0, (a, b), threads, matmul_precision());
+        self.product(Begin::Add, 1.0, (a, b), threads);
     }
 
     /// `self = a · b + bias`, the bias one row for all rows.
     pub(crate) fn affine(self, a: Matrix<'_>, b: Matrix<'_>, bias: &[f32], threads: Threads) {
         assert_eq!(bias.len(), self.columns, "length of a bias");
-        self.product(Begin::Bias(bias), 1.0, (a, b), threads, matmul_precision());
+        self.product(Begin::Bias(bias), 1.0, (a, b), threads);
     }
 
-    fn product(
-        self,
-        begin: Begin<'_>,
-        scale: f32,
-        (a, b): (Matrix<'_>, Matrix<'_>),
-        threads: Threads,
-        precision: MatmulPrecision,
-    ) {
+    fn product(self, begin: Begin<'_>, scale: f32, (a, b): (Matrix<'_>, Matrix<'_>), threads: Threads) {
         assert!(self.rows == a.rows && self.columns == b.columns, "sizes of a product");
         // SAFETY: the destination spans its rows and columns, as `MatrixMut::strided` checked, and is borrowed mutably.
         unsafe {
             let place = Place { start: self.data.as_mut_ptr(), stride: self.stride };
-            product(place, begin, scale, (a, b), threads, precision);
+            product(place, begin, scale, (a, b), threads, self.precision);
         }
     }
 }
@@ -358,10 +357,10 @@ mod tests {
         use MatmulPrecision::{Bf16, Highest};
         #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "the tiles are x86-64's"))]
         let mut ways: Vec<(&'static str, Way)> = vec![
-            ("f32, one", |c, begin, ab| c.product(begin, 2.0, ab, Threads::One, Highest)),
-            ("f32, all", |c, begin, ab| c.product(begin, 2.0, ab, Threads::All, Highest)),
-            ("bf16, one", |c, begin, ab| c.product(begin, 2.0, ab, Threads::One, Bf16)),
-            ("bf16, all", |c, begin, ab| c.product(begin, 2.0, ab, Threads::All, Bf16)),
+            ("f32, one", |c, begin, ab| MatrixMut { precision: Highest, ..c }.product(begin, 2.0, ab, Threads::One)),
+            ("f32, all", |c, begin, ab| MatrixMut { precision: Highest, ..c }.product(begin, 2.0, ab, Threads::All)),
+            ("bf16, one", |c, begin, ab| MatrixMut { precision: Bf16, ..c }.product(begin, 2.0, ab, Threads::One)),
+            ("bf16, all", |c, begin, ab| MatrixMut { precision: Bf16, ..c }.product(begin, 2.0, ab, Threads::All)),
         ];
         #[cfg(target_arch = "x86_64")]
         if amx::Tiles::model().is_some() {
