@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use clap_encoders::{
     AudioConfig, ClapConfig, ClapModel, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType,
 };
-use clap_nn::{Mode, Vars};
+use clap_nn::{Checkpoints, Mode, Vars};
 use clap_tests::{fused_mel, token_ids, unit_fill};
 use clap_train::loss::contrastive;
 use rand::SeedableRng;
@@ -146,6 +146,57 @@ fn every_variable_learns(audio: AudioConfig, text: TextModelType, train: bool) {
     }
     assert!(faults.is_empty(), "{} of {count} variables at fault:\n{}", faults.len(), faults.join("\n"));
     assert!(count > 60, "only {count} trainable variables");
+}
+
+/// The bits of every gradient of a training step.
+fn gradient_bits(config: &ClapConfig, checkpointed: bool) -> Vec<(String, Vec<u32>)> {
+    let (vars, vb) = clap_nn::init::seeded_vars(5, &Device::Cpu, DType::F32);
+    let model = ClapModel::new(config, vb).unwrap();
+    larger_weights(&vars);
+    let checkpoints = Checkpoints::default();
+    let mut mode = Mode::train(ChaCha8Rng::seed_from_u64(11));
+    if checkpointed {
+        mode = mode.checkpointed(&checkpoints);
+    }
+    let mel = fused_mel(3, FRAMES - 5, config.audio_config.num_mel_bins());
+    let mel = mel.narrow(1, 0, config.audio_config.views()).unwrap();
+    let audio = model.audio_embeds_t(&mel, &[true, false, true], &mut mode).unwrap();
+    let (ids, mask) = token_ids(3, 12, config.text_config.vocab_size, 3, Some(&[12, 5, 9]));
+    let tokens = |values| Tensor::from_vec(values, (3, 12), &Device::Cpu).unwrap();
+    let text = model.text_embeds_t(&tokens(ids), &tokens(mask), &mut mode).unwrap();
+    let loss = contrastive(&audio, &text, &model.logit_scale_a().exp().unwrap()).unwrap();
+    let grads = checkpoints.backward(&loss).unwrap();
+    let bits = |var: &Tensor| {
+        let values = grads.get(var).map(|grad| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        values.into_iter().flatten().map(f32::to_bits).collect()
+    };
+    let mut all: Vec<(String, Vec<u32>)> = vars.trainable().map(|(name, var)| (name, bits(&var))).collect();
+    // What the batch norms have seen.
+    let statistics = vars.iter().filter(|(name, _)| name.contains("running_"));
+    all.extend(statistics.map(|(name, var)| {
+        let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        (name, values.into_iter().map(f32::to_bits).collect())
+    }));
+    all
+}
+
+/// Blocks that make their activations again drop the same elements and learn the same.
+#[test]
+fn checkpointed_blocks_have_the_gradients_of_plain_ones() {
+    let towers = [
+        (htsat(None), TextModelType::Roberta),
+        (htsat(Some(FusionType::Aff2d)), TextModelType::Clip),
+        (pann(None), TextModelType::Bert),
+        (pann(Some(FusionType::Aff1d)), TextModelType::Bart),
+    ];
+    for (audio, text) in towers {
+        let config = config(audio, text);
+        let (plain, checkpointed) = (gradient_bits(&config, false), gradient_bits(&config, true));
+        assert!(plain.len() > 60);
+        for (plain, checkpointed) in plain.iter().zip(&checkpointed) {
+            assert!(plain == checkpointed, "{}", plain.0);
+        }
+    }
 }
 
 /// A start of 0.02 leaves gradients of deep branches near rounding; unit-variance weights make a zero mean zero.

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use rayon::prelude::*;
 
-use crate::Mode;
 use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
 use crate::precision::widened;
+use crate::{Linear, Mode};
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -60,6 +60,24 @@ impl BatchNorm {
         Ok(Some((scale, shift)))
     }
 
+    /// `linear` with this layer behind it as one affine map, where both are constants: in evaluation, on the CPU in `f32`, with no
+    /// gradients asked of either.
+    pub fn folded_into(&self, linear: &Linear, mode: &Mode) -> Result<Option<Linear>> {
+        let (weight, Some(bias)) = (linear.weight(), linear.bias()) else {
+            return Ok(None);
+        };
+        if mode.is_train() || weight.track_op() || bias.track_op() || !fusible(&[weight, bias]) {
+            return Ok(None);
+        }
+        let Some((scale, shift)) = self.constant_affine()? else {
+            return Ok(None);
+        };
+        let column = |values: Vec<f32>| Tensor::from_vec(values, self.weight.dim(0)?, weight.device());
+        let (scale, shift) = (column(scale)?, column(shift)?);
+        let folded = weight.broadcast_mul(&scale.unsqueeze(1)?)?; // (output, input)
+        Ok(Some(Linear::from_parts(folded, Some(((bias * scale)? + shift)?))))
+    }
+
     fn forward_dim(&self, xs: &Tensor, dim: usize, mode: &mut Mode) -> Result<Tensor> {
         let channels = self.weight.dim(0)?;
         if xs.dim(dim)? != channels {
@@ -70,17 +88,17 @@ impl BatchNorm {
             candle_core::bail!("batch norm cannot train on a single value per channel, got {:?}", xs.shape());
         }
         if fusible(&[xs, &self.weight, &self.bias]) && count > 0 {
-            self.fused(&xs.contiguous()?, dim, mode.is_train())
+            self.fused(&xs.contiguous()?, dim, mode)
         } else {
-            self.composed(xs, dim, mode.is_train())
+            self.composed(xs, dim, mode)
         }
     }
 
     /// The layer in candle's operations; half types by way of `f32`.
-    fn composed(&self, xs: &Tensor, dim: usize, train: bool) -> Result<Tensor> {
+    fn composed(&self, xs: &Tensor, dim: usize, mode: &Mode) -> Result<Tensor> {
         let dtype = xs.dtype();
         let xs = &xs.to_dtype(widened(dtype))?;
-        if !train {
+        if !mode.is_train() {
             let (mean, var) = (self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor());
             return self.affine(xs, &mean, &var, dim)?.to_dtype(dtype);
         }
@@ -89,11 +107,12 @@ impl BatchNorm {
         let rows = xs.reshape((outer, channels, ()))?; // (outer, channels, inner)
         let mean = rows.mean((0, 2))?; // (channels)
         let var = rows.broadcast_sub(&mean.reshape((1, channels, 1))?)?.sqr()?.mean((0, 2))?; // (channels)
-        self.update(&mean.detach(), &var.detach(), xs.elem_count() / channels)?;
+        self.update(&mean.detach(), &var.detach(), xs.elem_count() / channels, mode)?;
         self.affine(xs, &mean, &var, dim)?.to_dtype(dtype)
     }
 
-    fn fused(&self, xs: &Tensor, dim: usize, train: bool) -> Result<Tensor> {
+    fn fused(&self, xs: &Tensor, dim: usize, mode: &Mode) -> Result<Tensor> {
+        let train = mode.is_train();
         let channels = self.weight.dim(0)?;
         let inner = xs.dims()[dim + 1..].iter().product::<usize>();
         let planes = Planes { channels, inner };
@@ -101,7 +120,7 @@ impl BatchNorm {
             let elements = Elements::of(xs, NAME);
             let (mean, var) = planes.moments(elements.get()?);
             let tensor = |values: &[f32]| Tensor::from_slice(values, channels, xs.device());
-            self.update(&tensor(&mean)?, &tensor(&var)?, xs.elem_count() / channels)?;
+            self.update(&tensor(&mean)?, &tensor(&var)?, xs.elem_count() / channels, mode)?;
             (mean, var)
         } else {
             (self.running_mean.to_vec1()?, self.running_var.to_vec1()?)
@@ -121,8 +140,11 @@ impl BatchNorm {
             .broadcast_add(&column(&self.bias)?)
     }
 
-    /// running ← 0.9 · running + 0.1 · batch, with the variance scaled to the unbiased one.
-    fn update(&self, mean: &Tensor, var: &Tensor, count: usize) -> Result<()> {
+    /// running ← 0.9 · running + 0.1 · batch, with the variance scaled to the unbiased one; once for each batch.
+    fn update(&self, mean: &Tensor, var: &Tensor, count: usize, mode: &Mode) -> Result<()> {
+        if mode.is_replay() {
+            return Ok(());
+        }
         let count = count as f64;
         let blend = |running: &Var, batch: &Tensor, scale: f64| {
             let old = (running.as_detached_tensor().to_dtype(batch.dtype())? * (1.0 - MOMENTUM))?;
@@ -386,11 +408,11 @@ mod tests {
         for (shape, dim) in
             [(&[3usize, 5, 7, 11][..], 1), (&[7, 5], 1), (&[2, 3001, 9], 2), (&[4, 6, 1200], 1), (&[2, 3, 40, 8], 3)]
         {
-            for is_train in [true, false] {
+            for mode in [train(), Mode::eval()] {
                 let channels = [shape[dim]];
                 let shapes = [shape, &channels, &channels];
-                let fused = |xs: &[Tensor]| layer(&xs[1], &xs[2]).fused(&xs[0], dim, is_train);
-                let composed = |xs: &[Tensor]| layer(&xs[1], &xs[2]).composed(&xs[0], dim, is_train);
+                let fused = |xs: &[Tensor]| layer(&xs[1], &xs[2]).fused(&xs[0], dim, &mode);
+                let composed = |xs: &[Tensor]| layer(&xs[1], &xs[2]).composed(&xs[0], dim, &mode);
                 twin::check_twins(&shapes, 1e-5, fused, composed);
             }
         }
@@ -398,9 +420,9 @@ mod tests {
 
     #[test]
     fn composed_gradients_follow_finite_differences() {
-        for is_train in [true, false] {
+        for mode in [train(), Mode::eval()] {
             let shapes: [&[usize]; 3] = [&[3, 4, 5], &[4], &[4]];
-            twin::check_gradient(&shapes, |xs| layer(&xs[1], &xs[2]).composed(&xs[0], 1, is_train));
+            twin::check_gradient(&shapes, |xs| layer(&xs[1], &xs[2]).composed(&xs[0], 1, &mode));
         }
     }
 

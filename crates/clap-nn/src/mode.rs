@@ -3,21 +3,44 @@
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
+use crate::Checkpoints;
+
 /// Evaluation or training; training carries the generator that dropout and drop path draw from.
 #[derive(Clone, Debug)]
 pub struct Mode {
     rng: Option<ChaCha8Rng>,
+    /// Where the second passes of checkpointed blocks leave their gradients.
+    checkpoints: Option<Checkpoints>,
+    /// The second pass of a checkpointed block.
+    is_replay: bool,
 }
 
 impl Mode {
     /// Inference: no dropout, running statistics in batch norms, no randomness.
     pub fn eval() -> Self {
-        Self { rng: None }
+        Self { rng: None, checkpoints: None, is_replay: false }
     }
 
     /// Training: dropout and drop path are active and draw from `rng`; batch norms use and update batch statistics.
     pub fn train(rng: ChaCha8Rng) -> Self {
-        Self { rng: Some(rng) }
+        Self { rng: Some(rng), ..Self::eval() }
+    }
+
+    /// The same with blocks that keep their input alone; see [`crate::checkpoint()`]. The step's gradients are then those of
+    /// [`Checkpoints::backward`].
+    pub fn checkpointed(self, checkpoints: &Checkpoints) -> Self {
+        Self { checkpoints: Some(checkpoints.clone()), ..self }
+    }
+
+    /// Where a checkpointed block leaves its gradients, and the mode of its second pass.
+    pub(crate) fn checkpoints(&self) -> Option<(Checkpoints, Self)> {
+        let checkpoints = self.checkpoints.clone()?;
+        Some((checkpoints, Self { rng: self.rng.clone(), checkpoints: None, is_replay: true }))
+    }
+
+    /// Whether running statistics have seen this batch already.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.is_replay
     }
 
     /// True in training.

@@ -26,6 +26,9 @@ pub struct TrainConfig {
     pub device: String,
     /// What the towers' matrix products compute in: `fp32` or `amp_bf16`.
     pub precision: Precision,
+    /// The towers' blocks keep their inputs alone and make their activations again in the backward pass: a smaller step at the price of
+    /// one more forward pass, with the same gradients ([`clap_nn::checkpoint()`]).
+    pub checkpoint_blocks: bool,
     /// The front end's details: `hf` (as `transformers` computes) or `laion` (int16 round trip).
     pub preset: Preset,
     /// Where clips and captions come from.
@@ -193,6 +196,7 @@ impl Default for TrainConfig {
             seed: 0,
             device: "cpu".to_owned(),
             precision: Precision::Fp32,
+            checkpoint_blocks: false,
             preset: Preset::Hf,
             data: DataConfig::default(),
             model: ModelConfig::default(),

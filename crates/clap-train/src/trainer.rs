@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap_data::{Loader, Skipped};
-use clap_nn::Mode;
+use clap_nn::{Checkpoints, Mode};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -138,7 +138,11 @@ impl Trainer {
         let clips = items.len();
         let batch = Batch::new(items, extractor, tokenizer, *max_tokens, device)?;
         let lr = schedule.lr_within(step, self.budget.fraction());
+        let checkpoints = Checkpoints::default();
         let mut mode = Mode::train(step_rng(config.seed, step));
+        if config.checkpoint_blocks {
+            mode = mode.checkpointed(&checkpoints);
+        }
 
         let audio = model.audio_embeds_t(&batch.input_features, &batch.is_longer, &mut mode)?; // (B, D)
         let text = model.text_embeds_t(&batch.input_ids, &batch.attention_mask, &mut mode)?; // (B, D)
@@ -148,7 +152,7 @@ impl Trainer {
         if !loss_value.is_finite() {
             return Err(Error::Diverged { step, what: "loss", value: loss_value });
         }
-        let grads = loss.backward()?;
+        let grads = checkpoints.backward(&loss)?;
         let grad_norm = optimizer.step(&grads, lr)?;
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });

@@ -32,7 +32,7 @@ pub(super) enum Case {
     /// A text tower with its projection, for inference.
     Text { tower: TextConfig, texts: Texts, precision: Precision },
     /// A training step of a model with these towers, on texts padded to [`CONTEXT`].
-    Training { audio: AudioConfig, text: TextConfig, pairs: usize, precision: Precision },
+    Training { audio: AudioConfig, text: TextConfig, pairs: usize, precision: Precision, checkpointed: bool },
     /// An update of the parameters of a model with these towers, gradients given; fused or from plain operations.
     Adam { audio: AudioConfig, text: TextConfig, fused: bool },
     /// A square matrix product in `f32`.
@@ -118,12 +118,12 @@ impl Case {
             _ => (&words[..], Precision::F32),
         };
         Ok(match *words {
-            ["train", audio, text, pairs] => {
+            ["train", audio, text, pairs, ref form @ ..] if matches!(form, [] | ["checkpointed"]) => {
                 if precision == Precision::Bf16Weights {
                     bail!("weights are trained in f32")
                 }
                 let (audio, text) = (audio_tower(audio)?, text_tower(text)?);
-                Self::Training { audio, text, pairs: number(pairs)?, precision }
+                Self::Training { audio, text, pairs: number(pairs)?, precision, checkpointed: !form.is_empty() }
             }
             ["adam", audio, text, ref form @ ..] if matches!(form, [] | ["composed"]) => {
                 Self::Adam { audio: audio_tower(audio)?, text: text_tower(text)?, fused: form.is_empty() }

@@ -8,7 +8,7 @@ use clap_audio::{FeatureConfig, FeatureExtractor, LongAudio, Preset, Truncation,
 use clap_encoders::checkpoint::Checkpoint;
 use clap_encoders::{AudioConfig, ClapConfig, ClapModel, TextConfig};
 use clap_nn::init::seeded_vars;
-use clap_nn::{MatmulPrecision, Mode, set_matmul_precision};
+use clap_nn::{Checkpoints, MatmulPrecision, Mode, set_matmul_precision};
 use clap_train::loss::contrastive;
 use clap_train::{AdamConfig, Optimizer};
 use rand::{Rng, SeedableRng};
@@ -31,7 +31,9 @@ pub(super) fn workload(case: &Case) -> anyhow::Result<Workload> {
     match case {
         Case::Audio { tower, input, clips, precision } => audio(tower, *input, *clips, *precision),
         Case::Text { tower, texts, precision } => text(tower, *texts, *precision),
-        Case::Training { audio, text, pairs, precision } => training(audio, text, *pairs, *precision),
+        Case::Training { audio, text, pairs, precision, checkpointed } => {
+            training(audio, text, *pairs, *precision, *checkpointed)
+        }
         Case::Adam { audio, text, fused } => adam(audio, text, *fused),
         Case::Product { size } => product(*size),
         Case::MultiplyAdds => Ok(Box::new(|| {
@@ -73,7 +75,13 @@ fn text(tower: &TextConfig, texts: Texts, precision: Precision) -> anyhow::Resul
     }))
 }
 
-fn training(audio: &AudioConfig, text: &TextConfig, pairs: usize, precision: Precision) -> anyhow::Result<Workload> {
+fn training(
+    audio: &AudioConfig,
+    text: &TextConfig,
+    pairs: usize,
+    precision: Precision,
+    checkpointed: bool,
+) -> anyhow::Result<Workload> {
     set_precision(precision);
     let mut config = config(audio.clone(), text.clone());
     if let AudioConfig::HtsAt(config) = &mut config.audio_config {
@@ -85,13 +93,17 @@ fn training(audio: &AudioConfig, text: &TextConfig, pairs: usize, precision: Pre
     let mut optimizer = Optimizer::new(vars.trainable(), AdamConfig::default())?;
     let (front_end, waves) = (front_end()?, waves(pairs));
     let (ids, mask) = token_ids(text, Texts::padded(pairs, CONTEXT))?;
+    let checkpoints = Checkpoints::default();
     let mut mode = Mode::train(ChaCha8Rng::seed_from_u64(4));
+    if checkpointed {
+        mode = mode.checkpointed(&checkpoints);
+    }
     let is_longer = vec![false; pairs];
     Ok(Box::new(move || {
         let audio = model.audio_embeds_t(&front_end(&waves)?, &is_longer, &mut mode)?;
         let text = model.text_embeds_t(&ids, &mask, &mut mode)?;
         let loss = contrastive(&audio, &text, &model.logit_scale_a().exp()?)?;
-        let norm = optimizer.step(&loss.backward()?, 1e-5)?;
+        let norm = optimizer.step(&checkpoints.backward(&loss)?, 1e-5)?;
         if norm.is_finite() { Ok(()) } else { bail!("the gradient is not finite") }
     }))
 }

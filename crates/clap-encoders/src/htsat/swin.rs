@@ -9,8 +9,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use clap_nn::init::normal;
 use clap_nn::{
-    Activation, LayerNorm, Linear, Mode, WindowGeometry, feed_forward_block, merge_patches, relative_position_bias,
-    residual, window_attention, window_attention_block,
+    Activation, LayerNorm, Linear, Mode, WindowGeometry, checkpoint, feed_forward_block, merge_patches,
+    relative_position_bias, residual, window_attention, window_attention_block,
 };
 
 use super::patch::LAYER_NORM_EPS;
@@ -46,7 +46,12 @@ impl Stage {
         let i = self.index;
         let mut xs = xs;
         for (j, block) in self.blocks.iter().enumerate() {
-            xs = block.forward_t(&xs, mode, (i, j), taps)?;
+            xs = if taps.are_watched() {
+                block.forward_t(&xs, mode, (i, j), taps)?
+            } else {
+                let block = block.clone();
+                checkpoint(&xs, mode, move |xs, mode| block.forward_t(xs, mode, (i, j), &mut Taps::none()))?
+            };
             taps.see(format_args!("s{i}b{j}"), &xs);
         }
         if let Some(downsample) = &self.downsample {
@@ -58,7 +63,7 @@ impl Stage {
 }
 
 /// Pre-norm window attention and feed-forward, each with a residual.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Block {
     norm1: LayerNorm,
     qkv: Qkv,
@@ -123,7 +128,7 @@ impl Block {
 }
 
 /// Query, key and value: three tensors in the file, one matrix product here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Qkv {
     /// Joined once; what inference holds.
     Joined(Linear),
@@ -169,7 +174,7 @@ fn is_constant(weight: &Tensor) -> bool {
 }
 
 /// Relative position bias of a window: a table with one row per offset, spread over pairs of tokens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RelativeBias {
     table: Tensor,
     index: Tensor,

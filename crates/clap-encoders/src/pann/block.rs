@@ -10,7 +10,7 @@ use crate::config::PannConfig;
 use crate::fusion::BATCH_NORM_EPS;
 
 /// Convolution, batch norm and ReLU, once or more, then 2x2 average pooling where the block is pooled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ConvBlock {
     layers: Vec<ConvBnRelu>,
     pools: bool,

@@ -13,7 +13,7 @@ mod tagging;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use clap_audio::augment::SpecAugment;
-use clap_nn::{Activation, BatchNorm, Linear, Mode, dropout};
+use clap_nn::{Activation, BatchNorm, Linear, Mode, checkpoint, dropout};
 
 use crate::config::{FUSED_VIEWS, FusionType, PannConfig};
 use crate::fusion::{BATCH_NORM_EPS, LongerClips};
@@ -132,7 +132,8 @@ impl Pann {
         let xs = drop_stripes(&xs, self.spec_augment.as_ref(), mode)?;
         let mut ys = xs.narrow(1, 0, self.channels)?.permute((0, 2, 3, 1))?.contiguous()?; // (B, frames, bins, channels)
         for (i, block) in self.blocks.iter().enumerate() {
-            ys = block.forward_t(&ys, mode)?; // (B, frames', bins', C)
+            let block = block.clone();
+            ys = checkpoint(&ys, mode, move |xs, mode| block.forward_t(xs, mode))?; // (B, frames', bins', C)
             taps.see(format_args!("conv_block{}", i + 1), &ys);
             if i == 0
                 && let (Some(local), Some(longer)) = (&self.local, &longer)

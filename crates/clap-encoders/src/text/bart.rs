@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{AttentionMask, Embedding, LayerNorm, Mode, add_norm, dropout};
+use clap_nn::{AttentionMask, Embedding, LayerNorm, Mode, add_norm, checkpoint, dropout};
 
 use super::layer::{Layer, Names};
 use super::{check_length, token_ids};
@@ -91,7 +91,8 @@ impl BartEncoder {
         let mut xs = dropout(&add_norm(&xs, &positions, &self.norm, 0.0, mode)?, self.dropout, mode)?;
         taps.see(format_args!("embeddings"), &xs);
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = layer.forward_t(&xs, AttentionMask::Keys(&mask), mode)?;
+            let (layer, keys) = (layer.clone(), mask.clone());
+            xs = checkpoint(&xs, mode, move |xs, mode| layer.forward_t(xs, AttentionMask::Keys(&keys), mode))?;
             taps.see(format_args!("layer{i}"), &xs);
         }
         xs.mean(1) // (B, C)

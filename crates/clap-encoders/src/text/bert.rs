@@ -7,7 +7,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
-use clap_nn::{AttentionMask, Embedding, LayerNorm, Linear, Mode, add_norm, dropout};
+use clap_nn::{AttentionMask, Embedding, LayerNorm, Linear, Mode, add_norm, checkpoint, dropout};
 
 use super::layer::{Layer, Names};
 use super::rows::Rows;
@@ -67,11 +67,14 @@ impl Bert {
     /// As [`Bert::forward_t`].
     pub fn forward_with(&self, ids: &Tensor, mask: &Tensor, mode: &mut Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
         let rows = needed(ids, mask, taps)?;
-        let mask = rows.sequences().map_or(AttentionMask::Keys(mask), AttentionMask::Within);
         let mut xs = self.embeddings.forward_t(ids, &rows, mode)?; // (N, C) or (B, T, C)
         taps.see(format_args!("embeddings"), &xs);
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = layer.forward_t(&xs, mask, mode)?;
+            let (layer, texts, keys) = (layer.clone(), rows.sequences().cloned(), mask.clone());
+            xs = checkpoint(&xs, mode, move |xs, mode| {
+                let mask = texts.as_ref().map_or(AttentionMask::Keys(&keys), AttentionMask::Within);
+                layer.forward_t(xs, mask, mode)
+            })?;
             taps.see(format_args!("layer{i}"), &xs);
         }
         let first = rows.one_of_each(&xs, &vec![0; ids.dim(0)?])?; // (B, C)

@@ -8,7 +8,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::normal;
 use clap_nn::{
-    Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, activated_linear, attention, dropout, residual,
+    Activation, AttentionMask, Embedding, LayerNorm, Linear, Mode, activated_linear, attention, checkpoint, dropout,
+    residual,
 };
 
 use super::rows::Rows;
@@ -64,13 +65,16 @@ impl ClipText {
         let rows = Rows::needed(ids, taps, || {
             Ok(Some((0..tokens.len()).map(|place| place % t <= closing[place / t]).collect()))
         })?;
-        let mask = rows.sequences().map_or(AttentionMask::Causal, AttentionMask::CausalWithin);
         let positions: Vec<u32> = (0..tokens.len()).map(|place| (place % t) as u32).collect();
         let positions = self.position.forward(&rows.select(positions)?)?;
         let xs = self.token.forward(&rows.select(tokens)?)?;
         let mut xs = residual(&xs, &positions, 0.0, mode)?; // (N, C) or (B, T, C)
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = layer.forward_t(&xs, mask, mode)?;
+            let (layer, texts) = (layer.clone(), rows.sequences().cloned());
+            xs = checkpoint(&xs, mode, move |xs, mode| {
+                let mask = texts.as_ref().map_or(AttentionMask::Causal, AttentionMask::CausalWithin);
+                layer.forward_t(xs, mask, mode)
+            })?;
             taps.see(format_args!("layer{i}"), &xs);
         }
         let xs = self.norm.forward(&xs)?;
@@ -85,7 +89,7 @@ fn highest(ids: &[u32]) -> usize {
 }
 
 /// Pre-norm self-attention and feed-forward, each with a residual.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     norm1: LayerNorm,
     query: Linear,

@@ -20,7 +20,7 @@ pub(super) struct Names {
 }
 
 /// Self-attention and feed-forward, each with a residual and then a norm.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Layer {
     query: Linear,
     key: Linear,
