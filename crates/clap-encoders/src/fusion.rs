@@ -11,7 +11,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use clap_nn::init::torch_default;
-use clap_nn::{Activation, BatchNorm, Linear, Mode};
+use clap_nn::{Activation, BatchNorm, Linear, Mode, activated_linear, add_rows, gated_sum, mean_rows, residual};
 use rand::Rng;
 
 use crate::config::FusionType;
@@ -54,26 +54,22 @@ impl Fusion {
     }
 
     /// `(L, positions, C)` twice → the same.
-    pub(crate) fn forward_t(&self, xs: &Tensor, residual: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+    pub(crate) fn forward_t(&self, xs: &Tensor, other: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+        let sum = residual(xs, other, 0.0, mode)?;
         match self {
-            Self::Daf => xs + residual,
+            Self::Daf => Ok(sum),
             Self::Aff(attention) => {
-                let w = attention.weights(&(xs + residual)?, mode)?;
-                blend(xs, residual, &w)? * 2.0
+                let logits = attention.logits(&sum, mode)?;
+                gated_sum(xs, other, &logits, 2.0)
             }
             Self::Iaff { first, local, .. } => {
-                let w = first.weights(&(xs + residual)?, mode)?;
-                let ys = blend(xs, residual, &w)?;
-                let w = first.weights_with(local, &ys, mode)?;
-                blend(xs, residual, &w)
+                let logits = first.logits(&sum, mode)?;
+                let ys = gated_sum(xs, other, &logits, 1.0)?;
+                let logits = first.logits_with(local, &ys, mode)?;
+                gated_sum(xs, other, &logits, 1.0)
             }
         }
     }
-}
-
-/// `xs · w + residual · (1 - w)`, as `residual + (xs - residual) · w`.
-fn blend(xs: &Tensor, residual: &Tensor, w: &Tensor) -> Result<Tensor> {
-    residual + ((xs - residual)? * w)?
 }
 
 /// Sizes of a branch.
@@ -101,21 +97,21 @@ impl Attention {
         })
     }
 
-    fn weights(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
-        self.weights_with(&self.local, xs, mode)
+    fn logits(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+        self.logits_with(&self.local, xs, mode)
     }
 
-    /// `sigmoid(local(xs) + global(mean(xs)))`, `(L, positions, C)`.
-    fn weights_with(&self, local: &Branch, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+    /// `local(xs) + global(mean(xs))`, `(L, positions, C)`: the gate before its sigmoid.
+    fn logits_with(&self, local: &Branch, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
         let clips = xs.dim(0)?;
         // Batch norm over one pooled row has no variance: the reference doubles a batch of one.
         let doubled = mode.is_train() && clips == 1;
         let xs = if doubled { Tensor::cat(&[xs, xs], 0)? } else { xs.clone() };
         let (l, positions, c) = xs.dims3()?;
         let local = local.forward_t(&xs.reshape((l * positions, c))?, mode)?.reshape((l, positions, c))?;
-        let global = self.global.forward_t(&xs.mean(1)?, mode)?.unsqueeze(1)?; // (L, 1, C)
-        let w = candle_nn::ops::sigmoid(&local.broadcast_add(&global)?)?;
-        if doubled { w.narrow(0, 0, 1) } else { Ok(w) }
+        let global = self.global.forward_t(&mean_rows(&xs)?, mode)?; // (L, C)
+        let ys = add_rows(&local, &global)?;
+        if doubled { ys.narrow(0, 0, 1) } else { Ok(ys) }
     }
 }
 
@@ -142,6 +138,10 @@ impl Branch {
 
     /// `(rows, C)` → `(rows, C)`.
     fn forward_t(&self, xs: &Tensor, mode: &mut Mode) -> Result<Tensor> {
+        let folded = (self.down_norm.folded_into(&self.down, mode)?, self.up_norm.folded_into(&self.up, mode)?);
+        if let (Some(down), Some(up)) = folded {
+            return activated_linear(&down.forward(xs)?, Activation::Relu, &up);
+        }
         let ys = self.down_norm.forward_last_t(&self.down.forward(xs)?, mode)?;
         let ys = Activation::Relu.forward(&ys)?;
         self.up_norm.forward_last_t(&self.up.forward(&ys)?, mode)

@@ -476,6 +476,22 @@ mod tests {
     }
 
     #[test]
+    fn a_linear_map_takes_the_norm_in() {
+        let random = |seed, shape: &[usize]| twin::random(seed, shape).to_dtype(DType::F32).unwrap();
+        let norm = layer(&random(1, &[5]), &random(2, &[5]));
+        let linear = Linear::from_parts(random(3, &[5, 7]), Some(random(4, &[5])));
+        let xs = random(5, &[40, 7]);
+        let folded = norm.folded_into(&linear, &Mode::eval()).unwrap().unwrap().forward(&xs).unwrap();
+        let plain = norm.forward_last_t(&linear.forward(&xs).unwrap(), &mut Mode::eval()).unwrap();
+        let gap = (folded - plain).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(gap < 1e-5, "{gap}");
+        assert!(norm.folded_into(&linear, &train()).unwrap().is_none(), "the batch has statistics of its own");
+        let learnt =
+            Linear::from_parts(Var::from_tensor(linear.weight()).unwrap().into_inner(), linear.bias().cloned());
+        assert!(norm.folded_into(&learnt, &Mode::eval()).unwrap().is_none(), "a gradient is asked of the weight");
+    }
+
+    #[test]
     fn misfits_are_errors() {
         let (_, vb) = seeded_vars(1, &Device::Cpu, DType::F32);
         let norm = BatchNorm::new(5, 1e-5, vb).unwrap();
