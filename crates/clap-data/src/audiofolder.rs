@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::sample::dedupe;
 use crate::skipped::Report;
+use crate::split_choice::takes;
 use crate::webdataset::{check_relative, strings};
 use crate::{AudioSource, Error, Result, Sample, caption};
 
@@ -53,7 +54,7 @@ pub(crate) fn read_folder(metadata: &Path, wanted: Option<&str>, report: &mut Re
     for (line, row) in table.rows {
         let what = || format!("{}:{line}", metadata.display());
         let split = row.get(SPLIT).and_then(Value::as_str).map(str::trim).filter(|split| !split.is_empty());
-        let is_wanted = wanted.is_none() || split.is_none() || split == wanted;
+        let is_wanted = split.is_none_or(|split| takes(wanted, split));
         let report = if is_wanted { &mut *report } else { &mut elsewhere };
         let clip = match columns.clip(row, root) {
             Ok(clip) => clip,

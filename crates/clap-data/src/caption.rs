@@ -4,6 +4,8 @@
 //! 2211.06687, section 2.3): "The sound of a" for one label, "The sounds of a, b and c" for several. The zero-shot
 //! prompt of the paper's evaluation is "This is a sound of {label}".
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 
 use crate::{Error, Result};
@@ -81,6 +83,11 @@ pub fn sound_of(labels: &[impl AsRef<str>]) -> String {
 /// A class name as words: `Crash_cymbal` becomes `Crash cymbal`, as ESC-50's and FSD50K's prompts need it.
 pub fn readable(label: &str) -> String {
     label.replace('_', " ")
+}
+
+/// A class as words: the phrase that stands for it, else its name made [`readable`].
+pub(crate) fn phrase(phrases: &BTreeMap<String, String>, class: &str) -> String {
+    phrases.get(class).cloned().unwrap_or_else(|| readable(class))
 }
 
 /// One caption, each equally likely; `None` when there are none. A single caption costs no randomness.

@@ -19,26 +19,30 @@ const FILE_NAME: &str = "classes.json";
 /// # Errors
 /// [`Error::ClassList`] for anything but a list of distinct, non-empty names or such an object.
 pub fn read_class_list(path: &Path) -> Result<Vec<String>> {
-    let fail = |reason: String| Error::ClassList { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|cause| Error::io(path, cause))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+    parse_class_list(&bytes).map_err(|reason| Error::ClassList { path: path.to_owned(), reason })
+}
+
+/// The names in the bytes of a `classes.json`, or what is wrong with it.
+pub(crate) fn parse_class_list(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let names: Vec<String> = match value {
         Value::Array(names) => names
             .into_iter()
             .map(|name| match name {
                 Value::String(name) => Ok(name),
-                other => Err(fail(format!("{other} is no name"))),
+                other => Err(format!("{other} is no name")),
             })
-            .collect::<Result<_>>()?,
+            .collect::<std::result::Result<_, _>>()?,
         Value::Object(names) => names.into_iter().map(|(name, _)| name).collect(),
-        _ => return Err(fail("neither a list nor an object".to_owned())),
+        _ => return Err("neither a list nor an object".to_owned()),
     };
     let mut seen = HashSet::new();
     if let Some(name) = names.iter().find(|name| name.trim().is_empty() || !seen.insert(name.as_str())) {
-        return Err(fail(format!("the name `{name}` is empty or there twice")));
+        return Err(format!("the name `{name}` is empty or there twice"));
     }
     if names.is_empty() {
-        return Err(fail("no class in it".to_owned()));
+        return Err("no class in it".to_owned());
     }
     Ok(names)
 }

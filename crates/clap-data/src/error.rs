@@ -18,8 +18,8 @@ pub enum Error {
     },
     /// The path exists and is no data set.
     #[error(
-        "{}: no data set here; expected .tar shards (or one folder of them per split), or a metadata.csv or \
-         metadata.jsonl with a file_name column",
+        "{}: no data set here; expected .tar shards (or one folder of them per split), a metadata.csv or \
+         metadata.jsonl with a file_name column, or a benchmark as it is published (`cargo xtask dataset list`)",
         path.display()
     )]
     Unrecognised {

@@ -1,8 +1,8 @@
 //! Where clips and their words come from, and in which order they are seen.
 //!
 //! [`open`] finds out how a folder keeps sounds with words (WebDataset shards as LAION-CLAP trains on them, arXiv
-//! 2211.06687, or an audiofolder with a `metadata.csv`) and returns one [`DataSet`] of [`Sample`]s whose audio is decoded
-//! only when asked for. [`plan`] draws the batches of an epoch as a pure function of (seed, epoch); a [`Loader`] prepares
+//! 2211.06687, an audiofolder with a `metadata.csv`, or one of the [`benchmarks`] as its authors publish it) and returns one
+//! [`DataSet`] of [`Sample`]s whose audio is decoded only when asked for. [`plan`] draws the batches of an epoch as a pure function of (seed, epoch); a [`Loader`] prepares
 //! them on worker threads and hands them out in that order, whatever the number of workers. [`pack`] writes any data set
 //! as shards, byte for byte the same each time.
 //!
@@ -11,9 +11,11 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 
 mod audiofolder;
+mod benchmark;
 pub mod caption;
 mod class_list;
 mod error;
+mod fold;
 mod loader;
 mod plan;
 mod sample;
@@ -22,20 +24,23 @@ mod shard_sizes;
 mod shard_writer;
 mod skipped;
 mod source;
+mod split_choice;
 #[cfg(test)]
 mod test_tree;
 mod text_augment;
 mod wave_cache;
 mod webdataset;
 
+pub use benchmark::{Benchmark, BenchmarkSplit, Seconds, benchmark_at, benchmarks};
 pub use class_list::{labels_of, read_class_list};
 pub use error::{Error, Result};
+pub use fold::Fold;
 pub use loader::{LoadedBatch, Loader};
 pub use plan::{Balance, LoaderConfig, plan, sample_rng};
 pub use sample::{AudioSource, DataSet, Sample};
 pub use shard_pattern::expand_braces;
 pub use shard_writer::{PackOptions, PackSummary, pack};
 pub use skipped::Skipped;
-pub use source::{OpenOptions, open, splits};
+pub use source::{OpenOptions, evaluation_split, open, splits};
 pub use text_augment::TextAugment;
 pub use wave_cache::WaveCache;

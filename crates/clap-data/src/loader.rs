@@ -264,8 +264,7 @@ mod tests {
             name: "set".to_owned(),
             split: "train".to_owned(),
             samples: (0..count).map(sample).collect(),
-            skipped: Vec::new(),
-            classes: Vec::new(),
+            ..DataSet::default()
         })
     }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap_audio::{Channels, Waveform};
 use serde_json::Value;
 
-use crate::Skipped;
+use crate::{Skipped, caption};
 
 /// The most bytes of an encoded sound, which is held in memory whole: 1.5 hours of 16-bit stereo at 48 kHz.
 const MAX_SOUND: u64 = 1 << 30;
@@ -124,21 +124,34 @@ impl fmt::Display for AudioSource {
 }
 
 /// The clips of one split, what was left out of it, and its classes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DataSet {
-    /// The folder's name.
+    /// The folder's name, or the name by which a benchmark is known.
     pub name: String,
-    /// The split, or `all` when none was asked for.
+    /// The split, `!` and a split for all others, or `all` when none was asked for.
     pub split: String,
     /// The clips in the order of the source.
     pub samples: Vec<Sample>,
     /// Clips, rows and shards that could not be used, and inventories that disagree.
     pub skipped: Vec<Skipped>,
-    /// The candidates of zero-shot classification: the source's `classes.json`, else the labels of all its splits, sorted.
+    /// The candidates of zero-shot classification: the source's `classes.json`, else those of the benchmark it is, else the
+    /// labels of all its splits, sorted.
     pub classes: Vec<String>,
+    /// How a class is said where that is not its name with spaces for underscores; see [`DataSet::phrase`].
+    pub phrases: BTreeMap<String, String>,
+    /// The data set's own prompts of zero-shot classification, `{label}` standing for the class; empty where it has none.
+    pub templates: Vec<String>,
+    /// Whether a clip may be of several classes, so that accuracy of one answer says little.
+    pub multi_label: bool,
 }
 
 impl DataSet {
+    /// A class as words for a prompt: `Dishes, pots, and pans` of FSD50K's `Dishes_and_pots_and_pans`.
+    #[must_use]
+    pub fn phrase(&self, class: &str) -> String {
+        caption::phrase(&self.phrases, class)
+    }
+
     /// How many clips carry each label, by name.
     pub fn label_counts(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();

@@ -5,9 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::audiofolder::{self, Clip};
+use crate::benchmark::Benchmark;
 use crate::skipped::Report;
+use crate::split_choice::{named, takes};
 use crate::{
-    AudioSource, DataSet, Error, Result, Sample, TextAugment, class_list, expand_braces, labels_of, webdataset,
+    AudioSource, DataSet, Error, Result, Sample, TextAugment, benchmark_at, class_list, expand_braces, labels_of,
+    webdataset,
 };
 
 /// Folder names that mean a split of the data set above them, not a data set of their own.
@@ -30,7 +33,7 @@ const SPLIT_NAMES: [&str; 13] = [
 /// How to open a data set.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The split wanted; all of them when `None`.
+    /// The split wanted, or all but one: `valid`, `fold1`, `!fold1`. All of them when `None`.
     pub split: Option<String>,
     /// Whether one unusable clip, row or shard is an error rather than an entry of [`DataSet::skipped`].
     pub strict: bool,
@@ -44,8 +47,10 @@ enum Layout {
     Shards { folder: PathBuf, shards: Vec<PathBuf>, is_whole: bool },
     /// A folder with a metadata file, which may have a split column.
     Metadata { file: PathBuf },
-    /// A folder of splits, sorted by name, each of one of the other layouts.
+    /// A folder of splits, sorted by name, each of one of the first two layouts.
     Splits(Vec<(String, Layout)>),
+    /// A benchmark as its authors publish it.
+    Benchmark { folder: PathBuf, benchmark: &'static Benchmark },
 }
 
 /// Opens the data set at `path`, whatever its layout; sounds are not decoded.
@@ -54,10 +59,11 @@ enum Layout {
 /// - a folder of shards: `*.tar`, with or without `sizes.json`;
 /// - a folder with one such folder, or one audiofolder, per split;
 /// - a single `.tar`, or a brace pattern such as `train/{0..3}.tar`;
-/// - an audiofolder: a folder with a `metadata.csv` or `metadata.jsonl`, or that file.
+/// - an audiofolder: a folder with a `metadata.csv` or `metadata.jsonl`, or that file;
+/// - the folder of one of the [`crate::benchmarks`], as its authors publish it.
 ///
-/// The classes are those of a `classes.json` in the folder or the one above it, else the labels of all splits, whether the
-/// path names the data set or one of its splits.
+/// The classes are those of a `classes.json` in the folder or the one above it, else the benchmark's, else the labels of
+/// all splits, whether the path names the data set or one of its splits.
 ///
 /// # Errors
 /// [`Error`] if there is no data set, not the split wanted, nothing usable in it, or, when strict, anything left out.
@@ -68,11 +74,11 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
     let mut report = Report::new(options.strict);
     let mut found = layout.read(options.augment, wanted, &place, &mut report)?;
     if let Some(wanted) = wanted
-        && found.available.iter().all(|split| split != wanted)
+        && found.available.iter().all(|split| split != named(wanted))
     {
         return Err(Error::SplitMissing {
             path: path.to_owned(),
-            split: wanted.to_owned(),
+            split: named(wanted).to_owned(),
             available: found.available,
         });
     }
@@ -85,12 +91,14 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
     }
     make_ids_unique(&mut found.samples);
     let folders: &[Option<&Path>] = match layout {
-        Layout::Splits(_) => &[Some(&place.folder)],
+        Layout::Splits(_) | Layout::Benchmark { .. } => &[Some(&place.folder)],
         _ => &[Some(&place.folder), place.folder.parent()],
     };
-    let classes = match class_list::find(folders) {
-        Some(file) => class_list::read_class_list(&file)?,
-        None => {
+    let benchmark = layout.benchmark();
+    let classes = match (class_list::find(folders), benchmark) {
+        (Some(file), _) => class_list::read_class_list(&file)?,
+        (None, Some(benchmark)) => benchmark.classes.clone(),
+        (None, None) => {
             let mut labels: BTreeSet<String> = labels_of(&found.samples).into_iter().collect();
             labels.extend(layout.other_labels(options.augment, wanted, found.other_labels)?);
             labels.extend(place.sibling_labels(&layout, options.augment));
@@ -98,29 +106,38 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
         }
     };
     Ok(DataSet {
-        name: place.name,
+        name: benchmark.map_or(place.name, |benchmark| benchmark.name.clone()),
         split: wanted.map(str::to_owned).or(place.split).unwrap_or_else(|| "all".to_owned()),
         samples: found.samples,
         skipped: report.skipped,
         classes,
+        phrases: benchmark.map(|benchmark| benchmark.phrases.clone()).unwrap_or_default(),
+        templates: benchmark.map(|benchmark| benchmark.templates.clone()).unwrap_or_default(),
+        multi_label: benchmark.is_some_and(|benchmark| benchmark.multi_label),
     })
 }
 
-/// The splits of the data set at `path`, sorted; empty when it is not split.
+/// The splits of the data set at `path`, sorted, those of a benchmark in the official order; empty when it is not split.
 ///
 /// # Errors
 /// [`Error`] if there is no data set.
 pub fn splits(path: &Path) -> Result<Vec<String>> {
+    layout(path)?.splits(path)
+}
+
+/// The split of the data set at `path` that a model is evaluated on when nobody says which: the one that papers report on
+/// for a benchmark, else the first of `valid`, `val`, `validation`, `test`, `eval` and `evaluation` that there is. `None`
+/// stands for the whole.
+///
+/// # Errors
+/// [`Error`] if there is no data set.
+pub fn evaluation_split(path: &Path) -> Result<Option<String>> {
+    const HELD_OUT: [&str; 6] = ["valid", "val", "validation", "test", "eval", "evaluation"];
     let layout = layout(path)?;
-    let place = Place::of(path, &layout);
-    match layout {
-        Layout::Splits(splits) => Ok(splits.into_iter().map(|(name, _)| name).collect()),
-        Layout::Metadata { file } => {
-            let mut clips = audiofolder::read_folder(&file, None, &mut Report::new(false))?;
-            Ok(splits_of(&mut clips, &place))
-        }
-        Layout::Shards { .. } => Ok(place.split.into_iter().collect()),
-    }
+    let reported = layout.benchmark().and_then(|benchmark| benchmark.evaluate.as_deref());
+    let splits = layout.splits(path)?;
+    let mut preferred = reported.into_iter().chain(HELD_OUT);
+    Ok(preferred.find(|name| splits.iter().any(|split| split == name)).map(str::to_owned))
 }
 
 /// Where a data set is and what its folder's name says about it.
@@ -135,7 +152,7 @@ impl Place {
         let folder = match layout {
             Layout::Shards { folder, .. } => folder.clone(),
             Layout::Metadata { file } => file.parent().unwrap_or(Path::new("")).to_owned(),
-            Layout::Splits(_) => path.to_owned(),
+            Layout::Splits(_) | Layout::Benchmark { .. } => path.to_owned(),
         };
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         // "." and ".." have no name of their own.
@@ -188,11 +205,32 @@ struct Found {
 }
 
 impl Layout {
+    fn benchmark(&self) -> Option<&'static Benchmark> {
+        match self {
+            Self::Benchmark { benchmark, .. } => Some(benchmark),
+            Self::Shards { .. } | Self::Metadata { .. } | Self::Splits(_) => None,
+        }
+    }
+
+    /// The splits of the layout that is at `path`.
+    fn splits(self, path: &Path) -> Result<Vec<String>> {
+        let place = Place::of(path, &self);
+        match self {
+            Self::Splits(splits) => Ok(splits.into_iter().map(|(name, _)| name).collect()),
+            Self::Metadata { file } => {
+                let mut clips = audiofolder::read_folder(&file, None, &mut Report::new(false))?;
+                Ok(splits_of(&mut clips, &place))
+            }
+            Self::Shards { .. } => Ok(place.split.into_iter().collect()),
+            Self::Benchmark { folder, benchmark } => benchmark.splits_at(&folder),
+        }
+    }
+
     fn read(&self, augment: TextAugment, wanted: Option<&str>, place: &Place, report: &mut Report) -> Result<Found> {
         match self {
             Self::Shards { folder, shards, is_whole } => {
                 let available: Vec<String> = place.split.iter().cloned().collect();
-                if wanted.is_some_and(|wanted| available.iter().all(|split| split != wanted)) {
+                if wanted.is_some() && available.iter().all(|split| !takes(wanted, split)) {
                     return Ok(Found { available, ..Found::default() });
                 }
                 let whole_folder = is_whole.then_some(folder.as_path());
@@ -202,7 +240,8 @@ impl Layout {
             Self::Metadata { file } => {
                 let mut clips = audiofolder::read_folder(file, wanted, report)?;
                 let available = splits_of(&mut clips, place);
-                let is_wanted = |clip: &Clip| wanted.is_none() || clip.split.as_deref() == wanted;
+                let is_wanted =
+                    |clip: &Clip| wanted.is_none() || clip.split.as_deref().is_some_and(|split| takes(wanted, split));
                 let (chosen, others): (Vec<Clip>, Vec<Clip>) = clips.into_iter().partition(is_wanted);
                 Ok(Found {
                     samples: chosen.into_iter().map(|clip| clip.sample).collect(),
@@ -214,11 +253,15 @@ impl Layout {
                 let mut found = Found::default();
                 for (name, layout) in splits {
                     found.available.push(name.clone());
-                    if wanted.is_none_or(|wanted| wanted == name) {
+                    if takes(wanted, name) {
                         found.samples.extend(layout.read(augment, None, place, report)?.samples);
                     }
                 }
                 Ok(found)
+            }
+            Self::Benchmark { folder, benchmark } => {
+                let read = benchmark.read(folder, wanted, report)?;
+                Ok(Found { samples: read.samples, available: read.available, other_labels: Vec::new() })
             }
         }
     }
@@ -229,7 +272,7 @@ impl Layout {
             return Ok(known);
         };
         let mut labels = known;
-        for (_, layout) in splits.iter().filter(|(name, _)| wanted.is_some_and(|wanted| wanted != name)) {
+        for (_, layout) in splits.iter().filter(|(name, _)| !takes(wanted, name)) {
             labels.extend(layout.labels(augment)?);
         }
         Ok(labels)
@@ -243,8 +286,8 @@ impl Layout {
             Self::Metadata { file } => {
                 labels_of(audiofolder::read_folder(file, None, &mut report)?.iter().map(|clip| &clip.sample))
             }
-            // A split has no splits.
-            Self::Splits(_) => Vec::new(),
+            // A split has no splits, and is no benchmark.
+            Self::Splits(_) | Self::Benchmark { .. } => Vec::new(),
         })
     }
 }
@@ -287,6 +330,9 @@ fn layout(path: &Path) -> Result<Layout> {
     }
     if let Some(layout) = folder_layout(path)? {
         return Ok(layout);
+    }
+    if let Some(benchmark) = benchmark_at(path)? {
+        return Ok(Layout::Benchmark { folder: path.to_owned(), benchmark });
     }
     let mut splits = Vec::new();
     for folder in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
