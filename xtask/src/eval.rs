@@ -17,9 +17,6 @@ use crate::table;
 /// What is evaluated when nothing else is asked for.
 const DEFAULT_DATA: &str = "datasets/sounds-mini";
 
-/// Splits that are held out, in the order of preference; the first that a data set has is evaluated.
-const HELD_OUT: [&str; 6] = ["valid", "val", "validation", "test", "eval", "evaluation"];
-
 pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let requirements = args.require.iter().map(|text| Requirement::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
     let data = Arc::new(open(&args)?);
@@ -27,10 +24,16 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let model = &loaded.model;
 
     let defaults = EvaluationConfig::default();
+    // The prompts of a benchmark are part of it: with those of the run a number could not be compared.
+    let asked = args.template.as_ref();
     let trained = loaded.run.as_ref();
     let positions = model.config().text_config.max_tokens();
     let config = EvaluationConfig {
-        template: args.template.or_else(|| trained.map(|run| run.eval.template.clone())).unwrap_or(defaults.template),
+        templates: match (asked, trained) {
+            (Some(asked), _) => vec![asked.clone()],
+            (None, Some(run)) if data.templates.is_empty() => vec![run.eval.template.clone()],
+            (None, _) => Vec::new(),
+        },
         long_audio: args.model.long_audio.map(Into::into),
         seed: args.model.seed,
         max_tokens: trained.map_or(defaults.max_tokens, |run| run.data.max_tokens).min(positions),
@@ -63,6 +66,7 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     if args.json {
         for record in [
             outcome.zero_shot.as_ref().map(|found| Record::zero_shot(&data.name, &loaded.name, &data.split, found)),
+            outcome.multi_label.as_ref().map(|found| Record::multi_label(&data.name, &loaded.name, &data.split, found)),
             outcome.retrieval.as_ref().map(|found| Record::retrieval(&data.name, &loaded.name, &data.split, found)),
         ]
         .into_iter()
@@ -83,10 +87,7 @@ fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
     let path: PathBuf = args.data.clone().unwrap_or_else(|| crate::workspace().join(DEFAULT_DATA));
     let split = match &args.split {
         Some(split) => Some(split.clone()),
-        None => {
-            let splits = clap_data::splits(&path)?;
-            HELD_OUT.iter().find(|name| splits.iter().any(|split| split == *name)).map(ToString::to_string)
-        }
+        None => clap_data::evaluation_split(&path)?,
     };
     Ok(clap_data::open(&path, &OpenOptions { split, strict: args.strict, ..OpenOptions::default() })?)
 }

@@ -52,6 +52,11 @@ fn notes(metrics: &Metrics) -> Vec<String> {
         let (clips, present) = (count("zeroshot_num_samples"), count("zeroshot_num_classes_present"));
         notes.push(format!("{clips} clips of {present} classes among {}", count("zeroshot_num_classes")));
     }
+    if metrics.contains_key("zeroshot_map") {
+        let (clips, present) = (count("zeroshot_num_samples"), count("zeroshot_num_classes_present"));
+        let all = count("zeroshot_num_classes");
+        notes.push(format!("{clips} clips, each of one or more classes; {present} of {all} classes have clips"));
+    }
     if metrics.contains_key("audio_to_text_R@1") {
         let mut text = format!("{} clips, {} captions", count("num_samples"), count("num_captions"));
         let tied = count("audio_to_text_tied");

@@ -20,11 +20,13 @@ const fn plain(label: &'static str, name: &'static str) -> Headline {
 }
 
 /// Zero-shot classification, then retrieval in both directions.
-pub const HEADLINES: [Headline; 13] = [
+pub const HEADLINES: [Headline; 15] = [
     headline("zero-shot top-1", "zeroshot_acc1", "zeroshot_chance_acc1"),
     headline("zero-shot top-5", "zeroshot_acc5", "zeroshot_chance_acc5"),
     // A guess is right for each class equally often.
     headline("zero-shot macro recall", "zeroshot_mean_per_class_recall", "zeroshot_chance_acc1"),
+    headline("zero-shot mAP, several labels", "zeroshot_map", "zeroshot_chance_map"),
+    plain("zero-shot ROC area, several labels", "zeroshot_mauc"),
     headline("audio→text R@1", "audio_to_text_R@1", "audio_to_text_chance_R@1"),
     headline("audio→text R@5", "audio_to_text_R@5", "audio_to_text_chance_R@5"),
     headline("audio→text R@10", "audio_to_text_R@10", "audio_to_text_chance_R@10"),

@@ -4,6 +4,7 @@
 //! `sklearn.metrics.average_precision_score` and `roc_auc_score` with `average=None`, then the mean.
 
 use candle_core::{DType, Tensor};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::zero_shot::first_greatest;
@@ -21,6 +22,29 @@ pub struct MultiLabelMetrics {
     pub ap_per_class: Vec<Option<f64>>,
     /// Area under the ROC curve of each class; `None` for a class that no clip or every clip has.
     pub auc_per_class: Vec<Option<f64>>,
+    /// What scores without any meaning give for `map`: the mean over the classes with a clip of their shares of the clips.
+    pub chance_map: f64,
+    /// Number of clips.
+    pub n: usize,
+}
+
+impl MultiLabelMetrics {
+    /// The metrics by name: `map`, `mauc` where it is defined, `acc`, `chance_map`, `num_samples`, `num_classes`,
+    /// `num_classes_present`.
+    #[must_use]
+    pub fn to_map(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("map".into(), self.map.into());
+        if let Some(mauc) = self.mauc {
+            map.insert("mauc".into(), mauc.into());
+        }
+        map.insert("acc".into(), self.acc.into());
+        map.insert("chance_map".into(), self.chance_map.into());
+        map.insert("num_samples".into(), self.n.into());
+        map.insert("num_classes".into(), self.ap_per_class.len().into());
+        map.insert("num_classes_present".into(), self.ap_per_class.iter().flatten().count().into());
+        map
+    }
 }
 
 /// Metrics of `scores` `(clips, classes)` for `labels` of the same shape, 0 or 1 (more than one half counts as 1).
@@ -64,6 +88,8 @@ pub fn multi_label(scores: &Tensor, labels: &Tensor) -> Result<MultiLabelMetrics
             (average_precision(&scores, &labels), roc_auc(&scores, &labels))
         })
         .unzip();
+    let share = |class: usize| labels.iter().filter(|row| row[class] > 0.5).count() as f64 / clips as f64;
+    let shares: Vec<Option<f64>> = (0..classes).map(|class| Some(share(class)).filter(|share| *share > 0.0)).collect();
     let correct = scores.iter().zip(&labels).filter(|(s, l)| first_greatest(s) == first_greatest(l)).count();
     Ok(MultiLabelMetrics {
         map: mean_of_defined(&ap_per_class).ok_or(Error::Empty { what: "labelled clips" })?,
@@ -71,6 +97,8 @@ pub fn multi_label(scores: &Tensor, labels: &Tensor) -> Result<MultiLabelMetrics
         acc: correct as f64 / clips as f64,
         ap_per_class,
         auc_per_class,
+        chance_map: mean_of_defined(&shares).unwrap_or_default(),
+        n: clips,
     })
 }
 
@@ -172,6 +200,8 @@ mod tests {
         let found = multi_label(&scores, &labels).unwrap();
         assert_eq!(found.ap_per_class, [Some(1.0), None]);
         assert_eq!((found.map, found.mauc, found.acc), (1.0, Some(1.0), 0.5));
+        assert_eq!((found.chance_map, found.n), (0.5, 2));
+        assert_eq!(found.to_map()["num_classes_present"], 1);
     }
 
     #[test]

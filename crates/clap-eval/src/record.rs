@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::multi_label::MultiLabelMetrics;
 use crate::retrieval::{RetrievalMetrics, number};
 use crate::zero_shot::ZeroShotMetrics;
 
@@ -45,6 +46,12 @@ impl Record {
     /// Record of a classification.
     #[must_use]
     pub fn zero_shot(dataset: &str, model: &str, split: &str, metrics: &ZeroShotMetrics) -> Self {
+        Self::new(dataset, model, split, Task::Classification, metrics.to_map())
+    }
+
+    /// Record of a classification of clips with several labels each.
+    #[must_use]
+    pub fn multi_label(dataset: &str, model: &str, split: &str, metrics: &MultiLabelMetrics) -> Self {
         Self::new(dataset, model, split, Task::Classification, metrics.to_map())
     }
 

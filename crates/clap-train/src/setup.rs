@@ -162,7 +162,7 @@ fn validation(
     extractor: Arc<FeatureExtractor>,
 ) -> Result<Evaluation> {
     let evaluation = EvaluationConfig {
-        template: config.eval.template.clone(),
+        templates: vec![config.eval.template.clone()],
         max_tokens,
         batch_size: config.eval.batch_size,
         workers: config.data.workers,
@@ -189,7 +189,11 @@ fn check_measurable(names: &[String], data: &DataSet) -> Result<()> {
     let classified = |s: &Sample| s.labels.iter().any(|label| data.classes.contains(label));
     let (captions, labels) = (data.samples.iter().any(|s| !s.captions.is_empty()), data.samples.iter().any(classified));
     for name in names {
+        let of_several =
+            ["zeroshot_map", "zeroshot_mauc", "zeroshot_acc", "zeroshot_chance_map"].contains(&name.as_str());
         let (measurable, lacking) = match name.starts_with("zeroshot_") {
+            true if data.multi_label && !of_several => (false, "single labels (take zeroshot_map)"),
+            true if !data.multi_label && of_several => (false, "several labels each (take zeroshot_acc1)"),
             true => (labels, "labels among the classes"),
             false => (captions, "captions"),
         };
