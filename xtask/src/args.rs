@@ -86,14 +86,16 @@ pub(crate) struct Train {
 pub(crate) struct Eval {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// Data to evaluate on: an audiofolder, a folder of shards, one shard (default: the embedded corpus)
+    /// Data to evaluate on: an audiofolder, a folder of shards, one shard, a benchmark as it is published (default: the
+    /// embedded corpus)
     #[arg(long, value_name = "DIR_OR_SHARDS")]
     pub(crate) data: Option<PathBuf>,
-    /// Split of the data (default: the whole of it if it has none, else valid, test or eval)
+    /// Split of the data, or all but one: valid, fold1, !fold1 (default: the one that papers report on for a benchmark, the
+    /// whole of it if it has none, else valid, test or eval)
     #[arg(long)]
     pub(crate) split: Option<String>,
-    /// Prompt for zero-shot classification; {label} is replaced by the class name (default: the run's own, else "this is a
-    /// sound of {label}")
+    /// Prompt for zero-shot classification; {label} is replaced by the class name (default: the benchmark's own, else the
+    /// run's, else "this is a sound of {label}")
     #[arg(long)]
     pub(crate) template: Option<String>,
     /// Print one JSON line per task instead of tables
@@ -281,13 +283,25 @@ pub(crate) enum LongAudio {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dataset {
+    /// Print the benchmarks that are known by name, and which of them are on this machine
+    List(DatasetList),
     /// Write a data set as WebDataset shards, sound files unchanged
     Pack(Pack),
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DatasetList {
+    /// Folder whose folders are looked through for them (default: $CLAP_DATASETS, else datasets/ of this repository)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Print one JSON line for each
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Pack {
-    /// An audiofolder or other shards
+    /// An audiofolder, a benchmark as it is published, or other shards
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
     /// Folder to write; each split becomes a sub-folder

@@ -1,4 +1,6 @@
-//! `cargo xtask dataset`: make data sets.
+//! `cargo xtask dataset`: make data sets, and say which are known.
+
+mod list;
 
 use std::io::Write;
 
@@ -10,6 +12,7 @@ use crate::exit::Exit;
 
 pub(crate) fn run(args: args::Dataset) -> anyhow::Result<Exit> {
     match args {
+        args::Dataset::List(args) => list::run(&args),
         args::Dataset::Pack(args) => pack(&args),
     }
 }
