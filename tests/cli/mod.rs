@@ -8,4 +8,5 @@ mod convert;
 mod program;
 mod run;
 mod sound;
+mod tables;
 mod weights;

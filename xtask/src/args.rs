@@ -86,10 +86,12 @@ pub(crate) struct Train {
 pub(crate) struct Eval {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// Data to evaluate on: an audiofolder, a folder of shards, one shard, a benchmark as it is published (default: the
-    /// embedded corpus)
+    /// Data to evaluate on: an audiofolder, a table, a folder of shards, one shard, a benchmark as it is published (default:
+    /// the embedded corpus)
     #[arg(long, value_name = "DIR_OR_SHARDS")]
     pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) table: Table,
     /// Split of the data, or all but one: valid, fold1, !fold1 (default: the one that papers report on for a benchmark, the
     /// whole of it if it has none, else valid, test or eval)
     #[arg(long)]
@@ -301,9 +303,11 @@ pub(crate) struct DatasetList {
 
 #[derive(Debug, Args)]
 pub(crate) struct Pack {
-    /// An audiofolder, a benchmark as it is published, or other shards
+    /// An audiofolder, a table, a benchmark as it is published, or other shards
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
+    #[command(flatten)]
+    pub(crate) table: Table,
     /// Folder to write; each split becomes a sub-folder
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -315,11 +319,54 @@ pub(crate) struct Pack {
     pub(crate) strict: bool,
 }
 
+/// How a table of sounds and words is read, and where more words come from. A recipe has keys of the same names under `[data]`.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Tables and captions")]
+pub(crate) struct Table {
+    /// Column of a CSV, TSV, JSONL or Parquet file that says where a sound is (default: file_name, filepath, path, audio or the like)
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) audio_key: Option<String>,
+    /// Column of captions; COLUMN_1, COLUMN_2, … where there are several (default: captions, caption, text or title)
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) caption_key: Option<String>,
+    /// Column of labels (default: labels, label, tags or tag)
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_key: Option<String>,
+    /// Character between two cells, \t for a tab (default: by the extension and the header)
+    #[arg(long, value_name = "CHAR", value_parser = clap_data::Columns::parse_separator)]
+    pub(crate) separator: Option<u8>,
+    /// Table of ids and captions that take the place of the clips' own, as LAION releases those made of keywords
+    #[arg(long, value_name = "FILE")]
+    pub(crate) captions: Option<PathBuf>,
+    /// Table of ids and captions that join the clips' own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) more_captions: Option<PathBuf>,
+}
+
+impl Table {
+    /// How to open a data set: what was typed, all splits.
+    pub(crate) fn open_options(&self) -> clap_data::OpenOptions {
+        clap_data::OpenOptions {
+            columns: clap_data::Columns {
+                audio: self.audio_key.clone(),
+                caption: self.caption_key.clone(),
+                label: self.label_key.clone(),
+                separator: self.separator,
+            },
+            captions: self.captions.clone(),
+            more_captions: self.more_captions.clone(),
+            ..clap_data::OpenOptions::default()
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Tokenizer {
     /// Data set whose captions and labels are read (repeatable)
     #[arg(long, value_name = "DIR_OR_SHARDS", required = true)]
     pub(crate) data: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) table: Table,
     /// Split of the data to read, so that held-out captions stay unseen (default: all)
     #[arg(long)]
     pub(crate) split: Option<String>,

@@ -19,13 +19,14 @@ pub(crate) fn run(args: args::Dataset) -> anyhow::Result<Exit> {
 
 /// Writes each split of the source as a folder of shards.
 fn pack(args: &args::Pack) -> anyhow::Result<Exit> {
-    let splits = clap_data::splits(&args.source)?;
+    let table = args.table.open_options();
+    let splits = clap_data::splits(&args.source, &table)?;
     let options = PackOptions { per_shard: args.per_shard.get() };
     let named = splits.into_iter().map(Some);
     let splits: Vec<Option<String>> = if named.len() == 0 { vec![None] } else { named.collect() };
     let mut classes = None;
     for split in splits {
-        let open = OpenOptions { split: split.clone(), strict: args.strict, ..OpenOptions::default() };
+        let open = OpenOptions { split: split.clone(), strict: args.strict, ..table.clone() };
         let data = clap_data::open(&args.source, &open)?;
         for skipped in &data.skipped {
             eprintln!("skipped {skipped}");

@@ -85,11 +85,12 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
 /// Opens the data: the split asked for, else a held-out one, else all there is.
 fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
     let path: PathBuf = args.data.clone().unwrap_or_else(|| crate::workspace().join(DEFAULT_DATA));
+    let table = args.table.open_options();
     let split = match &args.split {
         Some(split) => Some(split.clone()),
-        None => clap_data::evaluation_split(&path)?,
+        None => clap_data::evaluation_split(&path, &table)?,
     };
-    Ok(clap_data::open(&path, &OpenOptions { split, strict: args.strict, ..OpenOptions::default() })?)
+    Ok(clap_data::open(&path, &OpenOptions { split, strict: args.strict, ..table })?)
 }
 
 /// `--require METRIC=VALUE`.

@@ -105,7 +105,8 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::Data,
         });
     }
-    if let Some(clap_data::Error::Template { .. }) = error.downcast_ref() {
+    use clap_data::Error as Data;
+    if let Some(Data::Template { .. } | Data::Separator { .. } | Data::NeedsFeature { .. }) = error.downcast_ref() {
         return Some(Exit::Usage);
     }
     (error.is::<clap_data::Error>() || error.is::<clap_audio::Error>()).then_some(Exit::Data)

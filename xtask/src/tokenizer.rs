@@ -16,7 +16,7 @@ pub(crate) fn run(args: args::Tokenizer) -> anyhow::Result<Exit> {
     let mut texts = Vec::new();
     let mut words = BTreeSet::new();
     for path in &args.data {
-        let data = clap_data::open(path, &OpenOptions { split: args.split.clone(), ..OpenOptions::default() })?;
+        let data = clap_data::open(path, &OpenOptions { split: args.split.clone(), ..args.table.open_options() })?;
         for skipped in &data.skipped {
             eprintln!("skipped {skipped}");
         }

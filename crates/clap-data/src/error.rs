@@ -19,7 +19,8 @@ pub enum Error {
     /// The path exists and is no data set.
     #[error(
         "{}: no data set here; expected .tar shards (or one folder of them per split), a metadata.csv or \
-         metadata.jsonl with a file_name column, or a benchmark as it is published (`cargo xtask dataset list`)",
+         metadata.jsonl with a file_name column, .parquet files, a table (.csv, .tsv, .jsonl) by its own name, or a benchmark \
+         as it is published (`cargo xtask dataset list`)",
         path.display()
     )]
     Unrecognised {
@@ -44,15 +45,50 @@ pub enum Error {
         /// The splits there are; empty when the data set is not split.
         available: Vec<String>,
     },
-    /// The metadata file lacks a column.
-    #[error("{}: no column {wanted}; its columns are: {}", path.display(), found.join(", "))]
+    /// A table lacks a column.
+    #[error("{}: no column {wanted}; its columns are: {}", path.display(), listed(found))]
     MissingColumn {
-        /// The metadata file.
+        /// The table.
         path: PathBuf,
         /// The column, or the choice of columns, that is needed.
-        wanted: &'static str,
+        wanted: String,
         /// The columns there are.
         found: Vec<String>,
+    },
+    /// A table that cannot be read as one.
+    #[error("{}: {reason}", path.display())]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A separator that is none.
+    #[error("separator `{separator}`: give one ASCII character such as `,` or `;`, or \\t for a tab")]
+    Separator {
+        /// The separator as it was given.
+        separator: String,
+    },
+    /// Captions from a file, none of them for a clip of the data set.
+    #[error("{}: not one of its ids is a clip's; its first is `{id}`, the first clip is `{clip}`", path.display())]
+    NoCaptionMatches {
+        /// The table of captions.
+        path: PathBuf,
+        /// Its first id; empty when it has none with a caption.
+        id: String,
+        /// The id of the first clip.
+        clip: String,
+    },
+    /// A kind of file that this build does not read.
+    #[error(
+        "{}: this build is without the feature `{feature}` of clap-data; build again with `--features {feature}`",
+        path.display()
+    )]
+    NeedsFeature {
+        /// The file.
+        path: PathBuf,
+        /// The cargo feature.
+        feature: &'static str,
     },
     /// Two metadata files in one folder.
     #[error("{}: both metadata.csv and metadata.jsonl; keep one of them", path.display())]
@@ -133,6 +169,10 @@ fn available_splits(available: &[String]) -> String {
     } else {
         format!("there are: {}", available.join(", "))
     }
+}
+
+fn listed(columns: &[String]) -> String {
+    if columns.is_empty() { "none".to_owned() } else { columns.join(", ") }
 }
 
 fn first_reason(skipped: usize, first: &str) -> String {

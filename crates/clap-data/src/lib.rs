@@ -1,30 +1,41 @@
 //! Where clips and their words come from, and in which order they are seen.
 //!
 //! [`open`] finds out how a folder keeps sounds with words (WebDataset shards as LAION-CLAP trains on them, arXiv
-//! 2211.06687, an audiofolder with a `metadata.csv`, or one of the [`benchmarks`] as its authors publish it) and returns one
-//! [`DataSet`] of [`Sample`]s whose audio is decoded only when asked for. [`plan`] draws the batches of an epoch as a pure function of (seed, epoch); a [`Loader`] prepares
-//! them on worker threads and hands them out in that order, whatever the number of workers. [`pack`] writes any data set
-//! as shards, byte for byte the same each time.
+//! 2211.06687, an audiofolder with a `metadata.csv`, a table of any columns, Hugging Face's Parquet files, one of the
+//! [`benchmarks`] as its authors publish it) and returns one [`DataSet`] of [`Sample`]s whose audio is decoded only when asked
+//! for. [`plan`] draws the batches of an epoch as a pure function of (seed, epoch); a [`Loader`] prepares them on worker threads
+//! and hands them out in that order, whatever the number of workers. [`pack`] writes any data set as shards, byte for byte the
+//! same each time.
 //!
 //! One bad clip, row or shard never ends a run: it is left out and named in a list of [`Skipped`], unless the caller asked
-//! to be strict. No name inside a shard or a metadata file leads out of its folder, and archives are never unpacked.
+//! to be strict. No name inside a shard or a metadata file leads out of its folder, and archives are never unpacked; a table
+//! that the caller names by itself may name any file.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 
-mod audiofolder;
 mod benchmark;
 pub mod caption;
+mod captions_file;
 mod class_list;
+mod clips;
+mod columns;
 mod error;
 mod fold;
 mod loader;
+#[cfg(feature = "parquet")]
+mod parquet_file;
+#[cfg(feature = "parquet")]
+mod parquet_table;
 mod plan;
 mod sample;
 mod shard_pattern;
 mod shard_sizes;
 mod shard_writer;
 mod skipped;
+mod sound_place;
 mod source;
 mod split_choice;
+mod split_name;
+mod table;
 #[cfg(test)]
 mod test_tree;
 mod text_augment;
@@ -33,9 +44,12 @@ mod webdataset;
 
 pub use benchmark::{Benchmark, BenchmarkSplit, Seconds, benchmark_at, benchmarks};
 pub use class_list::{labels_of, read_class_list};
+pub use columns::Columns;
 pub use error::{Error, Result};
 pub use fold::Fold;
 pub use loader::{LoadedBatch, Loader};
+#[cfg(feature = "parquet")]
+pub use parquet_file::ParquetFile;
 pub use plan::{Balance, LoaderConfig, plan, sample_rng};
 pub use sample::{AudioSource, DataSet, Sample};
 pub use shard_pattern::expand_braces;

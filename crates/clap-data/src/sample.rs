@@ -17,7 +17,7 @@ const MAX_SOUND: u64 = 1 << 30;
 /// One clip: where its sound is, and what is said about it. Decoding happens in [`AudioSource::load`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Unique in its data set: the key in a shard, or the `file_name` of an audiofolder.
+    /// Unique in its data set: the key in a shard, or the name of the sound in a table.
     pub id: String,
     /// The sound.
     pub audio: AudioSource,
@@ -25,7 +25,7 @@ pub struct Sample {
     pub captions: Vec<String>,
     /// Class names, possibly none.
     pub labels: Vec<String>,
-    /// `original_data` of a shard, or the other columns of an audiofolder: licence, origin and the like.
+    /// `original_data` of a shard, or the other columns of a table: licence, origin and the like.
     pub meta: Value,
 }
 
@@ -45,6 +45,14 @@ pub enum AudioSource {
         /// Its length in bytes; the reader of the shard has checked that the file is that long.
         size: u64,
     },
+    /// A row of a Parquet file.
+    #[cfg(feature = "parquet")]
+    Row {
+        /// The file, open.
+        file: std::sync::Arc<crate::ParquetFile>,
+        /// The row, counted from 0.
+        row: u64,
+    },
 }
 
 impl AudioSource {
@@ -55,7 +63,7 @@ impl AudioSource {
     pub fn load(&self, sample_rate: u32) -> clap_audio::Result<Waveform> {
         match self {
             Self::File(path) => clap_audio::load(path, sample_rate, Channels::Mean),
-            Self::Member { .. } => {
+            _ => {
                 let bytes = self
                     .bytes()
                     .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(self.name()), source })?;
@@ -90,14 +98,22 @@ impl AudioSource {
                 }
                 Ok(bytes)
             }
+            #[cfg(feature = "parquet")]
+            Self::Row { file, row } => {
+                let bytes = file.sound(*row)?;
+                check_size(bytes.len() as u64)?;
+                Ok(bytes)
+            }
         }
     }
 
-    /// The path of the file, or `shard.tar/member`, for messages.
+    /// The path of the file, `shard.tar/member` or `file.parquet row N`, for messages.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Member { shard, name, .. } => format!("{}/{name}", shard.display()),
+            #[cfg(feature = "parquet")]
+            Self::Row { file, row } => format!("{} row {row}", file.path().display()),
         }
     }
 }

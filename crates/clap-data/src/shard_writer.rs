@@ -100,8 +100,11 @@ fn write_shard(samples: &[Sample], file: &mut BufWriter<File>, path: &Path, keys
 fn sound(sample: &Sample) -> Result<(Vec<u8>, String)> {
     let fail = |reason: String| Error::Pack { what: sample.audio.name(), reason };
     let bytes = sample.audio.bytes().map_err(|error| fail(error.to_string()))?;
-    let extension = sample.audio.extension().filter(|extension| AUDIO_EXTENSIONS.contains(&extension.as_str()));
+    let known = |extension: &String| AUDIO_EXTENSIONS.contains(&extension.as_str());
+    let extension = sample.audio.extension().filter(known);
     let extension = extension
+        // A sound inside a table goes by the name it had.
+        .or_else(|| extension_of(&sample.id).filter(known))
         .or_else(|| content_extension(&bytes).map(str::to_owned))
         .ok_or_else(|| fail(format!("not a sound by name or content; known are {}", AUDIO_EXTENSIONS.join(", "))))?;
     Ok((bytes, extension))
@@ -190,13 +193,18 @@ fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<(
 impl AudioSource {
     /// The extension of the file or member in lower case; a hint, never trusted for decoding.
     fn extension(&self) -> Option<String> {
-        let name = match self {
-            Self::File(path) => path.file_name()?.to_str()?,
-            Self::Member { name, .. } => name,
-        };
-        let (_, extension) = name.rsplit_once('.')?;
-        Some(extension.to_ascii_lowercase())
+        match self {
+            Self::File(path) => extension_of(path.file_name()?.to_str()?),
+            Self::Member { name, .. } => extension_of(name),
+            #[cfg(feature = "parquet")]
+            Self::Row { .. } => None,
+        }
     }
+}
+
+fn extension_of(name: &str) -> Option<String> {
+    let (_, extension) = name.rsplit_once('.')?;
+    Some(extension.to_ascii_lowercase())
 }
 
 #[cfg(test)]

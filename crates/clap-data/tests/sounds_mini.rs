@@ -22,7 +22,7 @@ fn field<'a>(sample: &'a Sample, name: &str) -> &'a str {
 
 #[test]
 fn splits_and_classes_are_those_of_the_card() {
-    assert_eq!(splits(&corpus()).unwrap(), ["train", "valid"]);
+    assert_eq!(splits(&corpus(), &OpenOptions::default()).unwrap(), ["train", "valid"]);
     let (train, valid) = (read("train"), read("valid"));
     assert_eq!((train.samples.len(), valid.samples.len()), (985, 167));
     assert_eq!(train.classes.len(), 107);

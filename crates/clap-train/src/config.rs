@@ -67,7 +67,7 @@ pub enum Precision {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Training clips: an audiofolder, a folder of shards, a `.tar` or a pattern of them.
+    /// Training clips: an audiofolder, a table, a folder of shards, a `.tar` or a pattern of them.
     pub train: PathBuf,
     /// Split of `train`; without one all of it.
     pub train_split: Option<String>,
@@ -75,6 +75,19 @@ pub struct DataConfig {
     pub valid: Option<PathBuf>,
     /// Split of `valid`; without one all of it.
     pub valid_split: Option<String>,
+    /// Column of a table that says where a sound is; this and the next three hold for `train` and `valid`, and without them the
+    /// usual names are looked for ([`clap_data::Columns`]).
+    pub audio_key: Option<String>,
+    /// Column of captions.
+    pub caption_key: Option<String>,
+    /// Column of labels.
+    pub label_key: Option<String>,
+    /// Character between two cells.
+    pub separator: Option<String>,
+    /// Table of ids and captions that take the place of the training clips' own; validation keeps its own.
+    pub captions: Option<PathBuf>,
+    /// Table of ids and captions that join the training clips' own.
+    pub more_captions: Option<PathBuf>,
     /// `tokenizer.json` (or a folder with one); with `model.init` or `model.init_text` by default the one that is there.
     pub tokenizer: Option<PathBuf>,
     /// Longest text in tokens, the special ones included; the rest is cut off. Never more than the text tower has
@@ -217,6 +230,12 @@ impl Default for DataConfig {
             train_split: None,
             valid: None,
             valid_split: None,
+            audio_key: None,
+            caption_key: None,
+            label_key: None,
+            separator: None,
+            captions: None,
+            more_captions: None,
             tokenizer: None,
             max_tokens: 77,
             batch_size: 64,
@@ -314,7 +333,8 @@ impl TrainConfig {
     /// Where the working directory is gone.
     pub(crate) fn resolve_paths(&mut self, folder: &Path) -> Result<()> {
         let data = &mut self.data;
-        let named = [Some(&mut data.train), data.valid.as_mut(), data.tokenizer.as_mut()].into_iter().flatten();
+        let tables = [&mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
+        let named = std::iter::once(&mut data.train).chain(tables.into_iter().flatten());
         // What does not lie beside the file may be the id of a model on the hub.
         let model = &mut self.model;
         let inits = [&mut model.init, &mut model.init_audio, &mut model.init_text].into_iter().flatten();

@@ -31,6 +31,11 @@ impl TrainConfig {
         ensure(!data.train.as_os_str().is_empty(), "data.train", || {
             "is not set; give a folder, a .tar or a pattern of shards".to_owned()
         })?;
+        if let Some(separator) = &data.separator {
+            ensure(clap_data::Columns::parse_separator(separator).is_ok(), "data.separator", || {
+                format!("is {separator:?}; give one ASCII character, or \\t for a tab")
+            })?;
+        }
         ensure(data.batch_size >= 2, "data.batch_size", || {
             format!("is {}; a contrastive step compares at least 2 clips", data.batch_size)
         })?;
@@ -140,6 +145,7 @@ mod tests {
     fn impossible_values_are_refused_by_name() {
         for (assignments, key) in [
             (&["data.batch_size=0"][..], "data.batch_size"),
+            (&["data.separator=,,"], "data.separator"),
             (&["optim.lr=inf"], "optim.lr"),
             (&["optim.lr=nan"], "optim.lr"),
             (&["optim.lr=-1.0"], "optim.lr"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
-use clap_data::{Balance, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
+use clap_data::{Balance, Columns, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::{MatmulPrecision, Vars};
@@ -67,9 +67,9 @@ impl Setup {
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
         let matmul_precision = matmul_precision(config.precision, &device)?;
-        let train = Arc::new(open_data("data.train", &config.data.train, config.data.train_split.as_ref(), &config)?);
+        let train = Arc::new(open_train(&config)?);
         let valid = match &config.data.valid {
-            Some(path) => Some(Arc::new(open_data("data.valid", path, config.data.valid_split.as_ref(), &config)?)),
+            Some(path) => Some(Arc::new(open_valid(path, &config)?)),
             None => None,
         };
         if let Some(valid) = &valid {
@@ -148,9 +148,39 @@ pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
     }
 }
 
-fn open_data(key: &str, path: &Path, split: Option<&String>, config: &TrainConfig) -> Result<DataSet> {
-    let options = OpenOptions { split: split.cloned(), strict: config.data.strict, ..OpenOptions::default() };
-    clap_data::open(path, &options).map_err(|source| Error::Data { key: key.to_owned(), source })
+/// The training clips, with the captions that are kept apart from them.
+fn open_train(config: &TrainConfig) -> Result<DataSet> {
+    let data = &config.data;
+    let options = OpenOptions {
+        split: data.train_split.clone(),
+        captions: data.captions.clone(),
+        more_captions: data.more_captions.clone(),
+        ..open_options(config)?
+    };
+    open_data("data.train", &data.train, &options)
+}
+
+/// The validation clips: measured by the captions that are theirs.
+fn open_valid(path: &Path, config: &TrainConfig) -> Result<DataSet> {
+    let options = OpenOptions { split: config.data.valid_split.clone(), ..open_options(config)? };
+    open_data("data.valid", path, &options)
+}
+
+/// What holds for all clips.
+fn open_options(config: &TrainConfig) -> Result<OpenOptions> {
+    let data = &config.data;
+    let separator = data.separator.as_deref().map(Columns::parse_separator).transpose();
+    let columns = Columns {
+        audio: data.audio_key.clone(),
+        caption: data.caption_key.clone(),
+        label: data.label_key.clone(),
+        separator: separator.map_err(|e| Error::config("data.separator", e.to_string()))?,
+    };
+    Ok(OpenOptions { strict: data.strict, columns, ..OpenOptions::default() })
+}
+
+fn open_data(key: &str, path: &Path, options: &OpenOptions) -> Result<DataSet> {
+    clap_data::open(path, options).map_err(|source| Error::Data { key: key.to_owned(), source })
 }
 
 /// Validation as inference does it, with the configuration's prompt.

@@ -78,8 +78,8 @@ fn the_cards_are_there() {
 fn esc50_has_five_folds() {
     let tree = esc50();
     assert_eq!(benchmark_at(&tree.path("")).unwrap().unwrap().name, "esc-50");
-    assert_eq!(splits(&tree.path("")).unwrap(), ["fold1", "fold2", "fold3", "fold4", "fold5"]);
-    assert_eq!(evaluation_split(&tree.path("")).unwrap(), None, "all of it");
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["fold1", "fold2", "fold3", "fold4", "fold5"]);
+    assert_eq!(evaluation_split(&tree.path(""), &OpenOptions::default()).unwrap(), None, "all of it");
     let data = read_split(&tree, None);
     assert_eq!((data.name.as_str(), data.split.as_str()), ("esc-50", "all"));
     assert_eq!(ids(&data), ["1-100032-A-0.wav", "1-100038-A-14.wav", "5-9032-A-0.wav", "5-210571-A-38.wav"]);
@@ -160,7 +160,7 @@ fn urbansound8k_has_ten_folds_in_folders() {
         "slice_file_name,fsID,start,end,salience,fold,classID,class\n\
          101415-3-0-2.wav,101415,1.0,5.0,1,1,3,dog_bark\n100648-1-0-0.wav,100648,4.8,5.4,2,10,1,car_horn\n",
     );
-    assert_eq!(splits(&tree.path("")).unwrap().len(), 10);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap().len(), 10);
     let data = read_split(&tree, Some("fold10"));
     assert_eq!((ids(&data), data.samples[0].labels[0].as_str()), (vec!["100648-1-0-0.wav"], "car_horn"));
     assert_eq!(skipped(&data), ["UrbanSound8K fold10: 1 of 837 clips"]);
@@ -181,8 +181,8 @@ fn fsd50k_has_several_labels() {
         "FSD50K.ground_truth/eval.csv",
         "fname,labels,mids\n37199,\"Crash_cymbal,Cymbal\",\"/m/0bm0k,/m/01qbl\"\n",
     );
-    assert_eq!(splits(&tree.path("")).unwrap(), ["train", "val", "eval"]);
-    assert_eq!(evaluation_split(&tree.path("")).unwrap().as_deref(), Some("eval"));
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["train", "val", "eval"]);
+    assert_eq!(evaluation_split(&tree.path(""), &OpenOptions::default()).unwrap().as_deref(), Some("eval"));
     let train = read_split(&tree, Some("train"));
     assert_eq!(train.samples[0].labels, ["Electric_guitar", "Guitar", "Music"]);
     assert_eq!(train.samples[0].captions, ["The sounds of Electric guitar, Guitar and Music"]);
@@ -207,7 +207,7 @@ fn vggsound_has_no_header() {
         "---g-f_I2yQ,1,people marching,test\n--0PQM4-hqg,30,waterfall burbling,train\n\
          --56QUhyDQM,185,\"female speech, woman speaking\",train\n--gone,0,hail,train\n",
     );
-    assert_eq!(splits(&tree.path("")).unwrap(), ["train", "test"]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["train", "test"]);
     let data = read_split(&tree, Some("train"));
     assert_eq!(ids(&data), ["--0PQM4-hqg_000030", "--56QUhyDQM_000185"]);
     assert_eq!(data.samples[1].labels, ["female speech, woman speaking"]);
@@ -232,7 +232,7 @@ fn audiocaps_has_five_captions_of_a_clip() {
     let five = (1..=5).map(|number| format!("{number},rqfQRErjfk8,170,Caption {number}\n")).collect::<String>();
     let absent = "6,Absent_clip,20,x\n7,Absent_clip,20,y\n";
     tree.write("dataset/test.csv", format!("audiocap_id,youtube_id,start_time,caption\n{five}{absent}"));
-    assert_eq!(splits(&tree.path("")).unwrap(), ["train", "test"]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["train", "test"]);
     let test = read_split(&tree, None);
     assert_eq!(ids(&test), ["gone_130", "r1nicOVtvkQ_130", "rqfQRErjfk8_170"]);
     assert!(file_of(&test, 0).ends_with("91139.wav"), "a file may be named by the number of its caption");
@@ -256,8 +256,8 @@ fn clotho_keeps_its_official_names() {
             format!("{header}A rainy day.wav,{split} one,\"two, two\",three,four,\nabsent.wav,a,b,c,d,e\n"),
         );
     }
-    assert_eq!(splits(&tree.path("")).unwrap(), ["development", "validation", "evaluation"]);
-    assert_eq!(evaluation_split(&tree.path("")).unwrap().as_deref(), Some("evaluation"));
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["development", "validation", "evaluation"]);
+    assert_eq!(evaluation_split(&tree.path(""), &OpenOptions::default()).unwrap().as_deref(), Some("evaluation"));
     let data = read_split(&tree, Some("evaluation"));
     assert_eq!(data.samples[0].captions, ["evaluation one", "two, two", "three", "four"]);
     assert!(file_of(&data, 0).contains("/evaluation/"));
@@ -299,7 +299,7 @@ fn gtzan_is_a_folder_for_each_genre() {
     for name in ["blues/blues.00000", "blues/blues.00001", "rock/rock.00099"] {
         tree.wav(&format!("genres/{name}.wav"), 9);
     }
-    assert_eq!(splits(&tree.path("")).unwrap(), [] as [&str; 0]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), [] as [&str; 0]);
     let data = read_split(&tree, None);
     assert_eq!((data.name.as_str(), ids(&data)), ("gtzan", vec!["blues.00000", "blues.00001", "rock.00099"]));
     assert_eq!(data.samples[2].labels, ["rock"]);
@@ -307,7 +307,7 @@ fn gtzan_is_a_folder_for_each_genre() {
     assert_eq!(skipped(&data), ["GTZAN: 3 of 1,000 clips"]);
 
     tree.write("test_filtered.txt", "blues/blues.00001.wav\nrock/rock.00099.wav\nrock/rock.00098.wav\n");
-    assert_eq!(evaluation_split(&tree.path("")).unwrap().as_deref(), Some("test"));
+    assert_eq!(evaluation_split(&tree.path(""), &OpenOptions::default()).unwrap().as_deref(), Some("test"));
     let test = read_split(&tree, Some("test"));
     assert_eq!(ids(&test), ["blues.00001", "rock.00099"]);
     assert_eq!(

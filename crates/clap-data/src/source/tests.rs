@@ -43,7 +43,7 @@ fn a_folder_of_splits() {
     assert_eq!(ids(&data), ["t0", "u0", "t2", "u2", "t10", "u10"]);
     assert_eq!(data.classes, ["dog", "rain", "wind"], "of all splits");
     assert_eq!(open(&tree.path(""), &OpenOptions::default()).unwrap().samples.len(), 7);
-    assert_eq!(splits(&tree.path("")).unwrap(), ["train", "valid"]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["train", "valid"]);
     let error = open(&tree.path(""), &split("test")).unwrap_err().to_string();
     assert!(error.contains("no split `test`; there are: train, valid"), "{error}");
 }
@@ -74,7 +74,7 @@ fn an_audiofolder_with_a_split_column() {
         assert_eq!(ids(&data), ["b.wav"]);
         assert_eq!(data.classes, ["dog", "rain"]);
     }
-    assert_eq!(splits(&tree.path("")).unwrap(), ["train", "valid"]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["train", "valid"]);
     assert_eq!(open(&tree.path(""), &OpenOptions::default()).unwrap().split, "all");
     assert!(open(&tree.path(""), &split("test")).is_err());
 }
@@ -86,14 +86,14 @@ fn audiofolders_by_split() {
         tree.wav(&format!("{name}/a.wav"), 9);
         tree.write(&format!("{name}/metadata.jsonl"), format!(r#"{{"file_name": "a.wav", "label": "{label}"}}"#));
     }
-    assert_eq!(splits(&tree.path("")).unwrap(), ["test", "train"]);
+    assert_eq!(splits(&tree.path(""), &OpenOptions::default()).unwrap(), ["test", "train"]);
     let data = open(&tree.path(""), &split("train")).unwrap();
     assert_eq!(data.samples[0].captions, ["The sound of dog"]);
     assert_eq!(data.classes, ["dog", "rain"]);
     let all = open(&tree.path(""), &OpenOptions::default()).unwrap();
     assert_eq!(ids(&all), ["a.wav", "set/train/a.wav"]);
     assert_eq!(open(&tree.path("train"), &split("train")).unwrap().samples.len(), 1);
-    assert_eq!(splits(&tree.path("train")).unwrap(), ["train"]);
+    assert_eq!(splits(&tree.path("train"), &OpenOptions::default()).unwrap(), ["train"]);
 }
 
 #[test]
@@ -203,4 +203,89 @@ fn what_is_no_data_set() {
     assert!(error.contains("no usable clip"), "{error}");
     tree.write("two/metadata.csv", "").write("two/metadata.jsonl", "");
     assert!(matches!(open(&tree.path("two"), &OpenOptions::default()), Err(Error::TwoMetadataFiles { .. })));
+}
+
+fn table_options(columns: Columns) -> OpenOptions {
+    OpenOptions { strict: true, columns, ..OpenOptions::default() }
+}
+
+#[test]
+fn a_table_of_another_name() {
+    let tree = Tree::new();
+    tree.wav("a.wav", 9).wav("b.wav", 9);
+    tree.write("clips.csv", "filepath\ttitle\na.wav\tx\nb.wav\ty\n");
+    let data = open(&tree.path("clips.csv"), &table_options(Columns::default())).unwrap();
+    assert_eq!((data.name.as_str(), data.split.as_str()), ("clips", "all"));
+    assert_eq!(ids(&data), ["a.wav", "b.wav"]);
+    assert!(open(&tree.path(""), &OpenOptions::default()).is_err(), "a folder is opened by its metadata alone");
+
+    tree.write("clips.txt", "path|text\na.wav|x\n");
+    assert!(matches!(open(&tree.path("clips.txt"), &OpenOptions::default()), Err(Error::Unrecognised { .. })));
+    let bars = Columns { separator: Some(b'|'), ..Columns::default() };
+    assert_eq!(open(&tree.path("clips.txt"), &table_options(bars)).unwrap().samples.len(), 1);
+}
+
+#[test]
+fn tables_named_like_splits() {
+    let tree = Tree::new();
+    tree.wav("a.wav", 9).wav("b.wav", 9);
+    tree.write("train.tsv", "path\tclass\na.wav\tdog\n").write("test.tsv", "path\tclass\nb.wav\train\n");
+    // Neither another kind of file nor another table is a split of this one.
+    tree.write("valid.csv", "path,class\nb.wav,wind\n").write("more.tsv", "path\tclass\nb.wav\tsnow\n");
+    let class = Columns { label: Some("class".to_owned()), ..Columns::default() };
+    let data = open(&tree.path("train.tsv"), &table_options(class.clone())).unwrap();
+    assert_eq!((data.name.as_str(), data.split.as_str()), ("set", "train"));
+    assert_eq!(data.classes, ["dog", "rain"]);
+    assert_eq!(splits(&tree.path("train.tsv"), &table_options(class.clone())).unwrap(), ["train"]);
+    let valid = OpenOptions { split: Some("valid".to_owned()), ..table_options(class) };
+    assert!(open(&tree.path("train.tsv"), &valid).unwrap_err().to_string().contains("there are: train"));
+}
+
+#[test]
+fn captions_of_another_file() {
+    let tree = shards();
+    tree.write("captions.csv", "id,caption\nt0,new\nv,other\nnobody,x\n");
+    let file = Some(tree.path("captions.csv"));
+    let captions = |options: OpenOptions| -> Vec<Vec<String>> {
+        let data = open(&tree.path(""), &OpenOptions { strict: true, ..options }).unwrap();
+        data.samples.into_iter().take(2).map(|sample| sample.captions).collect()
+    };
+    assert_eq!(captions(OpenOptions { captions: file.clone(), ..split("train") }), [["new"], ["u0"]]);
+    let more = captions(OpenOptions { more_captions: file.clone(), ..split("train") });
+    assert_eq!(more, [&["t0", "new"][..], &["u0"]]);
+    tree.write("more.csv", "id,caption\nu0,third\n");
+    let both = OpenOptions { captions: file, more_captions: Some(tree.path("more.csv")), ..split("train") };
+    assert_eq!(captions(both), [&["new"][..], &["u0", "third"]]);
+
+    tree.write("train.csv", "id,caption\nt0,new\n");
+    let train = OpenOptions { captions: Some(tree.path("train.csv")), ..split("valid") };
+    assert_eq!(captions(train), [["v"]], "captions of another split change nothing here");
+
+    tree.write("none.csv", "id,caption\nnobody,x\n");
+    let none = OpenOptions { captions: Some(tree.path("none.csv")), ..split("train") };
+    assert!(matches!(open(&tree.path(""), &none), Err(Error::NoCaptionMatches { .. })));
+}
+
+#[test]
+fn captions_for_a_table_without_words() {
+    let tree = Tree::new();
+    tree.wav("a.wav", 9).wav("b.wav", 9);
+    tree.write("clips.csv", "path\na.wav\nb.wav\n").write("captions.csv", "id,caption\na,x\n");
+    let words = OpenOptions { captions: Some(tree.path("captions.csv")), ..OpenOptions::default() };
+    let data = open(&tree.path("clips.csv"), &words).unwrap();
+    assert_eq!((ids(&data), data.skipped.len()), (vec!["a.wav"], 1));
+    assert!(data.skipped[0].to_string().contains("b.wav: neither a caption nor a label"), "{:?}", data.skipped);
+    assert!(open(&tree.path("clips.csv"), &OpenOptions { strict: true, ..words }).is_err());
+    assert!(open(&tree.path("clips.csv"), &OpenOptions::default()).unwrap_err().to_string().contains("are: path"));
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_without_its_feature() {
+    let tree = Tree::new();
+    tree.write("data/train-00000-of-00001.parquet", "PAR1").write("one/0000.parquet", "PAR1");
+    for path in ["", "one", "data/train-00000-of-00001.parquet", "one/{0000,0001}.parquet"] {
+        let error = open(&tree.path(path), &OpenOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::NeedsFeature { feature: "parquet", .. }), "{path}: {error}");
+    }
 }
