@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod benchmarks;
+mod caption;
 mod classify;
 mod convert;
 mod program;

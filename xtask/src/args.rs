@@ -55,6 +55,8 @@ pub(crate) enum Command {
     /// Make data sets
     #[command(subcommand)]
     Dataset(Dataset),
+    /// Write captions from keywords with a T5 model: for tags given here, or for a data set's, as shards
+    Caption(Caption),
     /// Train a byte-level BPE tokenizer on the captions of a data set
     Tokenizer(Tokenizer),
     /// Measure the towers and training steps, beside PyTorch with --python
@@ -314,6 +316,13 @@ pub(crate) struct Pack {
     /// Clips per shard
     #[arg(long, default_value_t = NonZeroUsize::new(512).expect("512 is not zero"))]
     pub(crate) per_shard: NonZeroUsize,
+    /// How captions are made of the labels of clips without captions of their own: audioset, fsd50k, us8k, epidemic or paper,
+    /// after the scripts that LAION made these with, or a template with {labels} or {label}
+    #[arg(long, value_name = "NAME_OR_TEMPLATE", default_value = "audioset")]
+    pub(crate) template: String,
+    /// Replace words of the captions that say a person's sex (docs/captions.md)
+    #[arg(long)]
+    pub(crate) debias: bool,
     /// Stop at the first bad clip instead of skipping and counting it
     #[arg(long)]
     pub(crate) strict: bool,
@@ -358,6 +367,86 @@ impl Table {
             ..clap_data::OpenOptions::default()
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Caption {
+    /// T5 model: a folder or a hub id, for example gagan3012/k2t
+    #[arg(long, value_name = "DIR_OR_ID")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) revision: Revision,
+    /// Keywords of one caption, separated by commas (repeatable)
+    #[arg(long, value_name = "TAGS", required_unless_present = "data", conflicts_with = "data")]
+    pub(crate) tags: Vec<String>,
+    /// Data set whose clips are given captions, from their labels
+    #[arg(long, value_name = "DIR_OR_SHARDS", requires = "out")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) table: Table,
+    /// Folder to write shards into, each split a sub-folder; a stopped run is taken up there
+    #[arg(long, value_name = "DIR", requires = "data")]
+    pub(crate) out: Option<PathBuf>,
+    /// Split of the data (default: every split)
+    #[arg(long, requires = "data")]
+    pub(crate) split: Option<String>,
+    /// Clips of each split to take, the first ones (default: all)
+    #[arg(long, value_name = "N", requires = "data")]
+    pub(crate) max_clips: Option<NonZeroUsize>,
+    /// Clips per shard
+    #[arg(long, default_value_t = NonZeroUsize::new(512).expect("512 is not zero"))]
+    pub(crate) per_shard: NonZeroUsize,
+    /// How `text` is made of the labels of clips without captions of their own, as in dataset pack
+    #[arg(long, value_name = "NAME_OR_TEMPLATE", default_value = "audioset")]
+    pub(crate) template: String,
+    /// What the model is given; {keywords} is replaced
+    #[arg(long, default_value = clap_data::KeywordPrompt::TEMPLATE)]
+    pub(crate) prompt: String,
+    /// What stands between keywords
+    #[arg(long, default_value = clap_data::KeywordPrompt::SEPARATOR)]
+    pub(crate) separator: String,
+    /// Search as the model's generation_config.json says, instead of with keytotext's options
+    #[arg(long)]
+    pub(crate) own_generation: bool,
+    /// Texts followed at a time; 1 is greedy (default: 4)
+    #[arg(long, value_name = "N")]
+    pub(crate) num_beams: Option<usize>,
+    /// Longest caption in tokens (default: 128)
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<usize>,
+    /// Above 0 favours long captions (default: 1.5)
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) length_penalty: Option<f64>,
+    /// No N tokens in a row come twice in a caption; 0 allows all (default: 3)
+    #[arg(long, value_name = "N")]
+    pub(crate) no_repeat_ngram_size: Option<usize>,
+    /// Draw tokens instead of searching for the likeliest
+    #[arg(long, conflicts_with_all = ["num_beams", "length_penalty"])]
+    pub(crate) sample: bool,
+    /// With --sample: divides the logits (default: 1)
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// With --sample: draw among the N likeliest tokens; 0 among all (default: 50)
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// With --sample: draw among the fewest tokens that have this probability together (default: 1)
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Replace words of the generated captions that say a person's sex (docs/captions.md)
+    #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) debias: bool,
+    /// Prompts that the model reads at a time
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(32).expect("32 is not zero"))]
+    pub(crate) batch_size: NonZeroUsize,
+    /// Stop at the first bad clip instead of skipping and counting it
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// cpu, cuda, cuda:N, metal or auto
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
 }
 
 #[derive(Debug, Args)]

@@ -4,11 +4,12 @@ mod list;
 
 use std::io::Write;
 
-use anyhow::Context as _;
-use clap_data::{OpenOptions, PackOptions};
+use clap_data::{Debias, DebiasCounts, OpenOptions, PackOptions, TagSentence};
 
 use crate::args;
+use crate::caption::report;
 use crate::exit::Exit;
+use crate::splits::{each_split, write_classes};
 
 pub(crate) fn run(args: args::Dataset) -> anyhow::Result<Exit> {
     match args {
@@ -20,19 +21,25 @@ pub(crate) fn run(args: args::Dataset) -> anyhow::Result<Exit> {
 /// Writes each split of the source as a folder of shards.
 fn pack(args: &args::Pack) -> anyhow::Result<Exit> {
     let table = args.table.open_options();
-    let splits = clap_data::splits(&args.source, &table)?;
     let options = PackOptions { per_shard: args.per_shard.get() };
-    let named = splits.into_iter().map(Some);
-    let splits: Vec<Option<String>> = if named.len() == 0 { vec![None] } else { named.collect() };
+    let sentence: TagSentence = args.template.parse()?;
+    let debias = args.debias.then(Debias::default);
+    let mut counts = DebiasCounts::new();
     let mut classes = None;
-    for split in splits {
+    for split in each_split(&args.source, &table, None)? {
         let open = OpenOptions { split: split.clone(), strict: args.strict, ..table.clone() };
-        let data = clap_data::open(&args.source, &open)?;
+        let mut data = clap_data::open(&args.source, &open)?;
         for skipped in &data.skipped {
             eprintln!("skipped {skipped}");
         }
         if !data.skipped.is_empty() {
             eprintln!("{} bad clips skipped", data.skipped.len());
+        }
+        sentence.retell(&mut data.samples);
+        if let Some(list) = &debias {
+            for (word, count) in list.samples(&mut data.samples) {
+                *counts.entry(word).or_default() += count;
+            }
         }
         let out = split.map_or_else(|| args.out.clone(), |split| args.out.join(split));
         let done = clap_data::pack(&data.samples, &out, &options)?;
@@ -46,11 +53,7 @@ fn pack(args: &args::Pack) -> anyhow::Result<Exit> {
         )?;
         classes.get_or_insert(data.classes);
     }
-    // The candidates of a classification are part of the data; what one split lacks another may have.
-    if let Some(classes) = classes.filter(|classes| !classes.is_empty()) {
-        let path = args.out.join("classes.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&classes)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write_classes(&args.out, &classes.unwrap_or_default())?;
+    report(&counts);
     Ok(Exit::Done)
 }

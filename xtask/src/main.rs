@@ -8,6 +8,7 @@
 
 mod args;
 mod bench;
+mod caption;
 mod ci;
 mod classify;
 mod convert;
@@ -22,6 +23,7 @@ mod model;
 mod model_info;
 mod picture;
 mod progress;
+mod splits;
 mod table;
 mod tokenizer;
 mod train;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Mel(args) => mel::run(&args),
         Command::Dataset(args) => dataset::run(args),
+        Command::Caption(args) => caption::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Bench(command) => bench::run(&command, args.threads),
         Command::Ci(args) => ci::run(args),

@@ -17,6 +17,11 @@ pub struct Template {
     pieces: Vec<String>,
 }
 
+/// Where one label stands in a template.
+pub(crate) const LABEL: &str = "{label}";
+/// Where all labels stand.
+pub(crate) const LABELS: &str = "{labels}";
+
 /// Reads a template such as `this is a sound of {label}`.
 ///
 /// `{label}` stands for the label and may occur more than once; `{{` and `}}` stand for a brace. A label is put in as it
@@ -25,7 +30,12 @@ pub struct Template {
 /// # Errors
 /// [`Error::Template`] for any other brace, and for a template without `{label}`.
 pub fn template(pattern: &str) -> Result<Template> {
-    let fail = |reason: &str| Error::Template { template: pattern.to_owned(), reason: reason.to_owned() };
+    template_of(pattern, LABEL)
+}
+
+/// As [`template`], with another word between the braces of `place`.
+pub(crate) fn template_of(pattern: &str, place: &str) -> Result<Template> {
+    let fail = |reason: String| Error::Template { template: pattern.to_owned(), reason };
     let mut pieces = vec![String::new()];
     let mut rest = pattern;
     while let Some(at) = rest.find(['{', '}']) {
@@ -38,16 +48,16 @@ pub fn template(pattern: &str) -> Result<Template> {
         } else if let Some(tail) = tail.strip_prefix("}}") {
             piece.push('}');
             tail
-        } else if let Some(tail) = tail.strip_prefix("{label}") {
+        } else if let Some(tail) = tail.strip_prefix(place) {
             pieces.push(String::new());
             tail
         } else {
-            return Err(fail("only {label} stands between braces; write {{ or }} for a brace"));
+            return Err(fail(format!("only {place} stands between braces; write {{{{ or }}}} for a brace")));
         };
     }
     pieces.last_mut().expect("the list starts with one piece and only grows").push_str(rest);
     if pieces.len() == 1 {
-        return Err(fail("it has no {label}"));
+        return Err(fail(format!("it has no {place}")));
     }
     Ok(Template { pieces })
 }
@@ -71,7 +81,8 @@ pub fn join(labels: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// LAION's caption for tags: "The sound of a", "The sounds of a, b and c"; the empty string for no label.
+/// LAION's caption for tags: "The sound of a", "The sounds of a, b and c"; the empty string for no label. Other data sets' forms
+/// of it are in [`crate::TagSentence`].
 pub fn sound_of(labels: &[impl AsRef<str>]) -> String {
     match labels {
         [] => String::new(),

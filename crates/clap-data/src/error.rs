@@ -144,6 +144,14 @@ pub enum Error {
         /// The output folder.
         path: PathBuf,
     },
+    /// Shards that an earlier run began are not those of this run.
+    #[error("{}: {reason}; remove what is there or choose another folder", path.display())]
+    Resume {
+        /// The shard or record that disagrees.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
     /// A clip's bytes could not be had while packing.
     #[error("{what}: {reason}")]
     Pack {

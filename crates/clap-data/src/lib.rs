@@ -12,14 +12,17 @@
 //! that the caller names by itself may name any file.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 
+mod augmented_shards;
 mod benchmark;
 pub mod caption;
 mod captions_file;
 mod class_list;
 mod clips;
 mod columns;
+mod debias;
 mod error;
 mod fold;
+mod keyword_prompt;
 mod loader;
 #[cfg(feature = "parquet")]
 mod parquet_file;
@@ -36,17 +39,21 @@ mod source;
 mod split_choice;
 mod split_name;
 mod table;
+mod tag_sentence;
 #[cfg(test)]
 mod test_tree;
 mod text_augment;
 mod wave_cache;
 mod webdataset;
 
+pub use augmented_shards::{AugmentedPack, pack_augmented};
 pub use benchmark::{Benchmark, BenchmarkSplit, Seconds, benchmark_at, benchmarks};
 pub use class_list::{labels_of, read_class_list};
 pub use columns::Columns;
+pub use debias::{Debias, DebiasCounts};
 pub use error::{Error, Result};
 pub use fold::Fold;
+pub use keyword_prompt::KeywordPrompt;
 pub use loader::{LoadedBatch, Loader};
 #[cfg(feature = "parquet")]
 pub use parquet_file::ParquetFile;
@@ -56,5 +63,6 @@ pub use shard_pattern::expand_braces;
 pub use shard_writer::{PackOptions, PackSummary, pack};
 pub use skipped::Skipped;
 pub use source::{OpenOptions, evaluation_split, open, splits};
+pub use tag_sentence::TagSentence;
 pub use text_augment::TextAugment;
 pub use wave_cache::WaveCache;

@@ -51,12 +51,7 @@ pub struct PackSummary {
 /// final name unless it is complete.
 pub fn pack(samples: &[Sample], out_dir: &Path, options: &PackOptions) -> Result<PackSummary> {
     fs::create_dir_all(out_dir).map_err(|cause| Error::io(out_dir, cause))?;
-    for entry in fs::read_dir(out_dir).map_err(|cause| Error::io(out_dir, cause))? {
-        let path = entry.map_err(|cause| Error::io(out_dir, cause))?.path();
-        if path.extension().is_some_and(|extension| extension == "tar") || path.ends_with("sizes.json") {
-            return Err(Error::OutputExists { path: out_dir.to_owned() });
-        }
-    }
+    check_empty(out_dir)?;
     let mut keys = Keys::default();
     let mut sizes = Map::new();
     let mut summary = PackSummary { shards: Vec::new(), samples: samples.len(), bytes: 0 };
@@ -68,20 +63,44 @@ pub fn pack(samples: &[Sample], out_dir: &Path, options: &PackOptions) -> Result
         sizes.insert(name, Value::from(chunk.len()));
     }
     // Last, so that a folder with this file is a finished one.
-    let path = out_dir.join("sizes.json");
-    write_whole(&path, |file| {
-        let text = format!("{}\n", Value::Object(sizes));
-        file.write_all(text.as_bytes()).map_err(|cause| Error::io(&path, cause))
-    })?;
+    write_json(&out_dir.join("sizes.json"), &Value::Object(sizes))?;
     Ok(summary)
 }
 
+/// Refuses a folder that holds shards.
+pub(crate) fn check_empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|cause| Error::io(folder, cause))? {
+        let path = entry.map_err(|cause| Error::io(folder, cause))?.path();
+        if path.extension().is_some_and(|extension| extension == "tar") || path.ends_with("sizes.json") {
+            return Err(Error::OutputExists { path: folder.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Writes a JSON file of one line.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = format!("{value}\n");
+    write_whole(path, |file| file.write_all(text.as_bytes()).map_err(|cause| Error::io(path, cause)))?;
+    Ok(())
+}
+
 fn write_shard(samples: &[Sample], file: &mut BufWriter<File>, path: &Path, keys: &mut Keys) -> Result<()> {
+    let pairs = samples.iter().map(|sample| (sample, keys.next(&sample.id), description(sample)));
+    write_pairs(pairs, file, path)
+}
+
+/// Writes a shard of samples, each with its key and its description.
+pub(crate) fn write_pairs<'a>(
+    pairs: impl IntoIterator<Item = (&'a Sample, String, Map<String, Value>)>,
+    file: &mut BufWriter<File>,
+    path: &Path,
+) -> Result<()> {
     let mut archive = tar::Builder::new(file);
-    for sample in samples {
+    for (sample, key, description) in pairs {
         let (bytes, extension) = sound(sample)?;
-        let key = keys.next(&sample.id);
-        let members = [(format!("{key}.{extension}"), bytes), (format!("{key}.json"), description(sample))];
+        let description = Value::Object(description).to_string().into_bytes();
+        let members = [(format!("{key}.{extension}"), bytes), (format!("{key}.json"), description)];
         for (name, bytes) in members {
             let mut header = tar::Header::new_ustar();
             header.set_entry_type(tar::EntryType::Regular);
@@ -123,23 +142,24 @@ fn content_extension(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// `text` is a string where there is one caption, as most readers expect, and a list where there are several.
-fn description(sample: &Sample) -> Vec<u8> {
+pub(crate) fn description(sample: &Sample) -> Map<String, Value> {
     let text = match sample.captions.as_slice() {
         [only] => json!(only),
         captions => json!(captions),
     };
     let original_data = if sample.meta.is_null() { json!({}) } else { sample.meta.clone() };
-    json!({ "text": text, "tag": sample.labels, "original_data": original_data }).to_string().into_bytes()
+    let fields = [("text", text), ("tag", json!(sample.labels)), ("original_data", original_data)];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Hands out keys, no two alike even where upper and lower case are one.
 #[derive(Default)]
-struct Keys {
+pub(crate) struct Keys {
     taken: HashSet<String>,
 }
 
 impl Keys {
-    fn next(&mut self, id: &str) -> String {
+    pub(crate) fn next(&mut self, id: &str) -> String {
         let name = id.rsplit('/').next().unwrap_or(id);
         let stem = match name.rsplit_once('.') {
             Some((stem, extension)) if AUDIO_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) => stem,
@@ -169,7 +189,7 @@ impl Keys {
 }
 
 /// Writes a file under a temporary name and renames it once it is complete and on disk; returns its length.
-fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<u64> {
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<u64> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);

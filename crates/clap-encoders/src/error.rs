@@ -74,6 +74,17 @@ pub enum Error {
         /// What was asked for and what came back.
         reason: String,
     },
+    /// A model that writes captions, which cannot be had.
+    #[error(
+        "caption model `{id}`: {reason}. Without a network, put config.json, tokenizer.json and model.safetensors (or \
+         pytorch_model.bin) of a T5 into a folder and give the folder's path"
+    )]
+    CaptionModel {
+        /// Its folder or id.
+        id: String,
+        /// What is missing, or what was asked of the hub and what came back.
+        reason: String,
+    },
     /// A compute device that cannot be used.
     #[error("device `{spec}`: {reason}")]
     Device {

@@ -28,6 +28,10 @@ const MODEL: [Alternatives<'_>; 4] = [CONFIG, FEATURES, &[&["tokenizer.json"], &
 const TOKENIZER: Alternatives<'_> = &[&["tokenizer.json"], &["vocab.json", "merges.txt"], &["vocab.txt"]];
 const TEXT: [Alternatives<'_>; 3] = [CONFIG, TOKENIZER, WEIGHTS];
 
+/// What a caption model needs. Where a repository says nothing about generation its `config.json` does.
+const CAPTION_MODEL: [Alternatives<'_>; 4] =
+    [CONFIG, &[&["generation_config.json"], &["config.json"]], &[&["tokenizer.json"]], WEIGHTS];
+
 /// Stands for itself and the shards that it names.
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -52,6 +56,14 @@ pub fn text_folder(id: &str) -> Result<PathBuf> {
     let is_whole =
         std::fs::read_to_string(folder.join("config.json")).is_ok_and(|json| json.contains("\"audio_config\""));
     if is_whole { self::folder(id, None) } else { Ok(folder) }
+}
+
+/// As [`folder`], of a T5 that writes captions.
+///
+/// # Errors
+/// As [`folder`].
+pub fn caption_model_folder(id: &str, revision: Option<&str>) -> Result<PathBuf> {
+    fetch(id, revision, &CAPTION_MODEL).map_err(|reason| Error::CaptionModel { id: id.to_owned(), reason })
 }
 
 /// One file of a repository, in the local cache.
@@ -218,6 +230,22 @@ mod tests {
             assert_eq!(resolve(&cache, true, "owner/name", "abc123", &[files]), Ok(snapshot.clone()));
         }
         assert!(resolve(&cache, true, "owner/name", "abc123", &MODEL).is_err());
+    }
+
+    #[test]
+    fn a_caption_model_may_say_nothing_about_generation() {
+        let home = tempfile::tempdir().unwrap();
+        let snapshot = home.path().join("models--owner--name").join("snapshots").join("abc123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        let cache = Cache::new(home.path().to_owned());
+        for file in ["config.json", "pytorch_model.bin"] {
+            std::fs::write(snapshot.join(file), "").unwrap();
+        }
+        assert_eq!(cached(&cache, "owner/name", "abc123", &CAPTION_MODEL), None, "tokenizer.json is missing");
+        std::fs::write(snapshot.join("tokenizer.json"), "").unwrap();
+        assert_eq!(cached(&cache, "owner/name", "abc123", &CAPTION_MODEL), Some(snapshot));
+        let message = caption_model_folder("no such/model/here", None).unwrap_err().to_string();
+        assert!(message.contains("no such/model/here") && message.contains("of a T5 into a folder"), "{message}");
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub mod pann;
 mod pretrained;
 mod projection;
 mod spec_augment;
+pub mod t5;
 mod tagging;
 mod taps;
 pub mod text;

@@ -29,6 +29,17 @@ pub fn locate_text(id_or_path: &Path) -> Result<PathBuf> {
     fetch_text(&id_or_path.display().to_string())
 }
 
+/// As [`locate`], of a T5 that writes captions.
+///
+/// # Errors
+/// As [`locate`].
+pub(crate) fn locate_caption_model(id_or_path: &Path, revision: Option<&str>) -> Result<PathBuf> {
+    if id_or_path.is_dir() {
+        return Ok(id_or_path.to_owned());
+    }
+    fetch_caption_model(&id_or_path.display().to_string(), revision)
+}
+
 #[cfg(feature = "hub")]
 fn fetch(id: &str, revision: Option<&str>) -> Result<PathBuf> {
     match crate::hub::file_id(id) {
@@ -43,6 +54,17 @@ fn fetch_text(id: &str) -> Result<PathBuf> {
         Some((id, file)) => crate::hub::file(id, file, None),
         None => crate::hub::text_folder(id),
     }
+}
+
+#[cfg(feature = "hub")]
+fn fetch_caption_model(id: &str, revision: Option<&str>) -> Result<PathBuf> {
+    crate::hub::caption_model_folder(id, revision)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch_caption_model(id: &str, _: Option<&str>) -> Result<PathBuf> {
+    let reason = "there is no such folder, and this program was built without the feature `hub`".to_owned();
+    Err(Error::CaptionModel { id: id.to_owned(), reason })
 }
 
 #[cfg(not(feature = "hub"))]

@@ -177,6 +177,10 @@ fn open_file(path: &Path) -> Result<Opened> {
         }
         Format::Text if config.is_file() => text_tower(path, folder, checkpoint),
         Format::Text => missing("config.json"),
+        Format::T5 => Err(Error::checkpoint(
+            path,
+            "this is a T5: it writes captions (t5::CaptionModel), and is neither a CLAP model nor a tower of one",
+        )),
     }
 }
 

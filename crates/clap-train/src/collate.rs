@@ -144,7 +144,7 @@ impl Batch {
 mod tests {
     use super::*;
     use clap_audio::{FeatureConfig, Preset};
-    use clap_data::AudioSource;
+    use clap_data::{AudioSource, DataSet, Loader, LoaderConfig};
     use rand::SeedableRng;
 
     /// A one-second clip with a label and two captions, and a collator under the given overrides.
@@ -206,6 +206,39 @@ mod tests {
         assert_eq!(count(&["data.template_probability=0"], "this is a sound of big dog"), 0);
         assert!((50..110).contains(&count(&["data.template_probability=0.4"], "this is a sound of big dog")));
         assert!((75..125).contains(&count(&[], "second")));
+    }
+
+    /// The text of the one clip in each of the first epochs.
+    fn texts(sample: &Sample, collate: Collate, seed: u64, epochs: u64) -> Vec<String> {
+        let data = Arc::new(DataSet {
+            name: "set".to_owned(),
+            split: "train".to_owned(),
+            samples: vec![sample.clone()],
+            ..DataSet::default()
+        });
+        let collate = Arc::new(collate);
+        let epoch = |epoch| {
+            let collate = Arc::clone(&collate);
+            let config = LoaderConfig { seed, epoch, shuffle: true, ..LoaderConfig::default() };
+            let mut loader = Loader::new(Arc::clone(&data), config, move |sample, rng| collate.item(sample, rng));
+            loader.next().unwrap().items.swap_remove(0).text
+        };
+        (0..epochs).map(epoch).collect()
+    }
+
+    #[test]
+    fn one_caption_is_drawn_per_epoch_by_the_runs_seed() {
+        let drawn = |seed| {
+            let (_temp, mut sample, collate) = bench(&[]);
+            sample.captions.push("third".to_owned());
+            texts(&sample, collate, seed, 30)
+        };
+        let first = drawn(1);
+        assert_eq!(first, drawn(1));
+        assert_ne!(first, drawn(2));
+        for caption in ["first", "second", "third"] {
+            assert!((3..=20).contains(&first.iter().filter(|text| *text == caption).count()), "{first:?}");
+        }
     }
 
     #[test]

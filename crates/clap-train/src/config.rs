@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap_audio::augment::SpecAugment;
 use clap_audio::{FeatureConfig, Preset};
+use clap_data::TextAugment;
 use clap_encoders::{AudioConfig, TextConfig};
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,11 @@ pub struct DataConfig {
     pub max_tokens: usize,
     /// Clips per step. Contrastive learning compares within the batch, so this is a hyper-parameter, not only a size.
     pub batch_size: usize,
+    /// Which texts of training shards are their captions: `none` (`text`), `all` (`text_augment_all`) or `augment_only`
+    /// (`text_augment_t5`), as LAION-CLAP's `--text-augment-selection`. Validation clips keep `text`.
+    pub text_augment_selection: TextAugment,
+    /// Replace words of training captions that say a person's sex: "a man speaks" → "a person speaks". Validation clips keep theirs.
+    pub debias: bool,
     /// Captions made of a label; `{label}` is replaced.
     pub templates: Vec<String>,
     /// How often a labelled clip is given a template instead of one of its captions.
@@ -239,6 +245,8 @@ impl Default for DataConfig {
             tokenizer: None,
             max_tokens: 77,
             batch_size: 64,
+            text_augment_selection: TextAugment::None,
+            debias: false,
             templates: vec!["this is a sound of {label}".to_owned()],
             template_probability: 0.0,
             balance: 0.0,
@@ -441,6 +449,8 @@ mod tests {
             "features.max_length_s=2",
             "optim.grad_clip_norm=1.0",
             "data.templates=[\"{label}\"]",
+            "data.text_augment_selection=augment_only",
+            "data.debias=true",
         ] {
             config.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
-use clap_data::{Balance, Columns, DataSet, LoaderConfig, OpenOptions, Sample, WaveCache};
+use clap_data::{Balance, Columns, DataSet, Debias, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::{MatmulPrecision, Vars};
@@ -155,9 +155,15 @@ fn open_train(config: &TrainConfig) -> Result<DataSet> {
         split: data.train_split.clone(),
         captions: data.captions.clone(),
         more_captions: data.more_captions.clone(),
+        augment: data.text_augment_selection,
         ..open_options(config)?
     };
-    open_data("data.train", &data.train, &options)
+    let mut train = open_data("data.train", &data.train, &options)?;
+    if data.debias {
+        let counts = Debias::default().samples(&mut train.samples);
+        tracing::info!(words = counts.values().sum::<usize>(), ?counts, "training captions de-biased");
+    }
+    Ok(train)
 }
 
 /// The validation clips: measured by the captions that are theirs.

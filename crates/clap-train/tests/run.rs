@@ -325,6 +325,41 @@ fn impossible_runs_are_refused_before_they_start() {
     }
 }
 
+/// `text_augment_selection` and `debias` change what is trained on, and nothing that is measured.
+#[test]
+fn training_captions_are_chosen_and_de_biased() {
+    let bench = Bench::new();
+    let setup = |overrides: &[&str]| Setup::open(bench.config(overrides)).unwrap();
+    let rows = fs::read_to_string(bench.path("metadata.csv")).unwrap();
+    fs::write(bench.path("metadata.csv"), rows.replace("a recording of a", "a woman and her")).unwrap();
+    let captions = |setup: &Setup| {
+        (
+            setup.train.samples[0].captions[0].clone(),
+            setup.validation.as_ref().unwrap().data().samples[0].captions[0].clone(),
+        )
+    };
+    let (train, valid) = captions(&setup(&["data.debias=true"]));
+    assert_eq!((train.as_str(), valid.as_str()), ("a person and their low hum", "a woman and her low hum"));
+    let (train, _) = captions(&setup(&[]));
+    assert_eq!(train, valid);
+
+    let shards = bench.path("shards");
+    let samples = setup(&[]).train.samples.clone();
+    let pack = clap_data::AugmentedPack { per_shard: 64, record: Default::default() };
+    let caption =
+        |samples: &[clap_data::Sample], _| Ok::<_, clap_data::Error>(vec![Some("generated".to_owned()); samples.len()]);
+    clap_data::pack_augmented(&samples, &shards, &pack, |_| {}, caption).unwrap();
+    let path = format!("data.train={}", shards.display());
+    for (selection, expected) in [("none", 1), ("all", 2), ("augment_only", 1)] {
+        let choice = format!("data.text_augment_selection={selection}");
+        let train = setup(&["data.train_split=", &path, &choice]).train;
+        assert_eq!(train.samples[0].captions.len(), expected, "{selection}");
+        assert_eq!(train.samples[0].captions.contains(&"generated".to_owned()), selection != "none");
+    }
+    let message = TrainConfig::parse("[data]\ntext_augment_selection = \"both\"", "a.toml").unwrap_err().to_string();
+    assert!(message.contains("augment_only"), "{message}");
+}
+
 #[test]
 fn a_warm_up_longer_than_the_run_is_a_warning() {
     let bench = Bench::new();

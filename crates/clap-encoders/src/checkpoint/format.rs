@@ -1,7 +1,7 @@
 //! Whose key names a file carries, told from the keys themselves, and Hugging Face's names for them.
 
 use super::laion::{self, HfKeys, MODULE};
-use super::{audio_set, open_clip, text_tower};
+use super::{audio_set, open_clip, t5, text_tower};
 
 /// Whose key names a file carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Format {
     AudioSet,
     /// A text tower alone, as `transformers` saves it.
     Text,
+    /// A T5 of `transformers`, which writes captions.
+    T5,
 }
 
 impl Format {
@@ -28,6 +30,7 @@ impl Format {
             Self::OpenClip => "open_clip",
             Self::AudioSet => "AudioSet",
             Self::Text => "text model",
+            Self::T5 => "T5",
         }
     }
 }
@@ -40,6 +43,7 @@ pub(super) enum Names {
     OpenClip,
     AudioSet,
     Text(text_tower::Root),
+    T5(t5::Table),
 }
 
 impl Names {
@@ -55,6 +59,8 @@ impl Names {
             Self::HuggingFace
         } else if audio_set::is_audio_set(&bare) {
             Self::AudioSet
+        } else if t5::is_t5(&bare) {
+            Self::T5(t5::Table::of(&bare))
         } else {
             text_tower::Root::of(&bare).map_or(Self::HuggingFace, Self::Text)
         }
@@ -67,6 +73,7 @@ impl Names {
             Self::OpenClip => Format::OpenClip,
             Self::AudioSet => Format::AudioSet,
             Self::Text(_) => Format::Text,
+            Self::T5(_) => Format::T5,
         }
     }
 
@@ -79,6 +86,7 @@ impl Names {
             Self::OpenClip => open_clip::hf_keys(bare),
             Self::AudioSet => audio_set::hf_keys(bare),
             Self::Text(root) => HfKeys::One(root.hf_key(bare)),
+            Self::T5(table) => HfKeys::One(table.hf_key(bare)),
         }
     }
 }
@@ -104,6 +112,7 @@ mod tests {
         check(&["embeddings.word_embeddings.weight", "pooler.dense.bias"], Format::Text);
         check(&["model.encoder.embed_tokens.weight", "model.shared.weight"], Format::Text);
         check(&["text_model.embeddings.token_embedding.weight", "vision_model.post_layernorm.bias"], Format::Text);
+        check(&["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"], Format::T5);
         check(&["a", "b.weight"], Format::HuggingFace);
     }
 }

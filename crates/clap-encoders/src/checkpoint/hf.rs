@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
+use super::t5;
 use crate::config::{AudioConfig, ClapConfig, FusionType, TextModelType};
 
 /// `model_type` of a CLAP model in `config.json`.
@@ -27,7 +28,7 @@ const UNUSED: [&str; 9] = [
 
 /// True where a key (under Hugging Face's name) may be in a file without being in the model.
 pub(super) fn is_ignorable(key: &str) -> bool {
-    clap_nn::is_foreign_buffer(key) || UNUSED.iter().any(|start| key.starts_with(start))
+    clap_nn::is_foreign_buffer(key) || UNUSED.iter().any(|start| key.starts_with(start)) || t5::is_ignorable(key)
 }
 
 /// Of them, what a model has after all whose configuration says so: with `mlp_loss`, with `enable_tagging`.

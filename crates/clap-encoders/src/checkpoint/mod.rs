@@ -8,6 +8,7 @@
 //! | weights of an open_clip folder | `open_clip` | yes | – |
 //! | an audio tower trained on AudioSet | HTS-AT's program, PANNs' | yes, as one tower | – |
 //! | a text model's folder | `transformers` | yes, as one tower | – |
+//! | a T5's folder | `transformers` | yes, to write captions | – |
 //!
 //! Files of `torch.save` are read in both of its formats and in pickle protocols 2 to 5. A pickle is data here: it is
 //! parsed, nothing in it is ever executed.
@@ -28,6 +29,7 @@ mod pickle;
 mod read;
 mod safetensors_file;
 mod save;
+mod t5;
 mod text_config;
 mod text_tower;
 mod torch_save;

@@ -106,16 +106,16 @@ fn is_mlp_dropout(value: &f64) -> bool {
 // No published tower comes near these; a larger number is a slip of the pen, and allocating for it would end the process.
 
 /// Channels of a layer.
-const WIDEST: usize = 1 << 16;
+pub(crate) const WIDEST: usize = 1 << 16;
 /// Layers of a tower, or blocks of a stage.
-const DEEPEST: usize = 1000;
+pub(crate) const DEEPEST: usize = 1000;
 /// Rows of an embedding.
-const LONGEST: usize = 1 << 22;
+pub(crate) const LONGEST: usize = 1 << 22;
 /// Stripes that SpecAugment drops.
 const MOST_STRIPES: usize = 1000;
 
 /// `value` is a usable size.
-fn size(key: &str, value: usize, limit: usize) -> Result<()> {
+pub(crate) fn size(key: &str, value: usize, limit: usize) -> Result<()> {
     if (1..=limit).contains(&value) {
         Ok(())
     } else {
@@ -133,7 +133,7 @@ fn rate(key: &str, value: f64) -> Result<()> {
 }
 
 /// `value` is an epsilon of a layer norm.
-fn epsilon(key: &str, value: f64) -> Result<()> {
+pub(crate) fn epsilon(key: &str, value: f64) -> Result<()> {
     if value > 0.0 && value < 1.0 {
         Ok(())
     } else {
