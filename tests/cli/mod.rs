@@ -6,6 +6,7 @@ mod benchmarks;
 mod caption;
 mod classify;
 mod convert;
+mod dataset;
 mod program;
 mod run;
 mod sound;

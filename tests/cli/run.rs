@@ -243,7 +243,7 @@ fn shards_and_the_folder_they_were_packed_from_score_alike() {
     let trained = trained();
     let folder = tempfile::tempdir().unwrap();
     let shards = folder.path().join("shards").display().to_string();
-    xtask(&["dataset", "pack", &trained.data(), &shards, "--per-shard", "5"]).succeeds();
+    xtask(&["dataset", "pack", &trained.data(), &shards, "--keep", "--per-shard", "5"]).succeeds();
     let eval = |data: &str| {
         let ran = xtask(&["eval", "--json", "--split", "valid", "--model", &trained.model(), "--data", data]);
         ran.succeeds().json().into_iter().map(|record| record["metrics"].clone()).collect::<Vec<_>>()

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+mod dataset;
+
+pub(crate) use dataset::{Dataset, DatasetList, Inspect, Overlap, Pack, Sounds, Split};
+
 /// Contrastive language-audio pretraining: train, evaluate, embed.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
@@ -52,7 +56,7 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Draw the log-mel spectrogram of a sound file, or write its numbers
     Mel(Mel),
-    /// Make data sets
+    /// Look at data sets and make new ones of them
     #[command(subcommand)]
     Dataset(Dataset),
     /// Write captions from keywords with a T5 model: for tags given here, or for a data set's, as shards
@@ -76,6 +80,9 @@ pub(crate) struct Train {
     /// Run folder to make (default: runs/DATE-RECIPE)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Training clips to leave out: the list that `dataset overlap` writes (overrides the recipe's data.exclude)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) exclude: Option<PathBuf>,
     /// Stop at the first bad clip instead of skipping and counting it
     #[arg(long)]
     pub(crate) strict: bool,
@@ -98,6 +105,9 @@ pub(crate) struct Eval {
     /// whole of it if it has none, else valid, test or eval)
     #[arg(long)]
     pub(crate) split: Option<String>,
+    /// Clips to leave out: the list that `dataset overlap` writes, or a text with one id a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) exclude: Option<PathBuf>,
     /// Prompt for zero-shot classification; {label} is replaced by the class name (default: the benchmark's own, else the
     /// run's, else "this is a sound of {label}")
     #[arg(long)]
@@ -283,49 +293,6 @@ pub(crate) enum LongAudio {
     Fusion,
     /// One window drawn with --seed
     Random,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Dataset {
-    /// Print the benchmarks that are known by name, and which of them are on this machine
-    List(DatasetList),
-    /// Write a data set as WebDataset shards, sound files unchanged
-    Pack(Pack),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DatasetList {
-    /// Folder whose folders are looked through for them (default: $CLAP_DATASETS, else datasets/ of this repository)
-    #[arg(long, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
-    /// Print one JSON line for each
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Pack {
-    /// An audiofolder, a table, a benchmark as it is published, or other shards
-    #[arg(value_name = "SRC")]
-    pub(crate) source: PathBuf,
-    #[command(flatten)]
-    pub(crate) table: Table,
-    /// Folder to write; each split becomes a sub-folder
-    #[arg(value_name = "OUT")]
-    pub(crate) out: PathBuf,
-    /// Clips per shard
-    #[arg(long, default_value_t = NonZeroUsize::new(512).expect("512 is not zero"))]
-    pub(crate) per_shard: NonZeroUsize,
-    /// How captions are made of the labels of clips without captions of their own: audioset, fsd50k, us8k, epidemic or paper,
-    /// after the scripts that LAION made these with, or a template with {labels} or {label}
-    #[arg(long, value_name = "NAME_OR_TEMPLATE", default_value = "audioset")]
-    pub(crate) template: String,
-    /// Replace words of the captions that say a person's sex (docs/captions.md)
-    #[arg(long)]
-    pub(crate) debias: bool,
-    /// Stop at the first bad clip instead of skipping and counting it
-    #[arg(long)]
-    pub(crate) strict: bool,
 }
 
 /// How a table of sounds and words is read, and where more words come from. A recipe has keys of the same names under `[data]`.

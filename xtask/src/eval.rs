@@ -85,12 +85,17 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
 /// Opens the data: the split asked for, else a held-out one, else all there is.
 fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
     let path: PathBuf = args.data.clone().unwrap_or_else(|| crate::workspace().join(DEFAULT_DATA));
-    let table = args.table.open_options();
+    let columns = args.table.open_options();
     let split = match &args.split {
         Some(split) => Some(split.clone()),
-        None => clap_data::evaluation_split(&path, &table)?,
+        None => clap_data::evaluation_split(&path, &columns)?,
     };
-    Ok(clap_data::open(&path, &OpenOptions { split, strict: args.strict, ..table })?)
+    let options = OpenOptions { split, strict: args.strict, exclude: args.exclude.clone(), ..columns };
+    let data = clap_data::open(&path, &options)?;
+    if let Some(excluded) = &data.excluded {
+        eprintln!("{}", table::excluded(excluded));
+    }
+    Ok(data)
 }
 
 /// `--require METRIC=VALUE`.

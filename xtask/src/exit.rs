@@ -105,11 +105,18 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::Data,
         });
     }
-    use clap_data::Error as Data;
-    if let Some(Data::Template { .. } | Data::Separator { .. } | Data::NeedsFeature { .. }) = error.downcast_ref() {
-        return Some(Exit::Usage);
+    if let Some(data) = error.downcast_ref::<clap_data::Error>() {
+        use clap_data::Error as Data;
+        return Some(match data {
+            Data::Template { .. }
+            | Data::Separator { .. }
+            | Data::NeedsFeature { .. }
+            | Data::Fractions { .. }
+            | Data::GroupColumn { .. } => Exit::Usage,
+            _ => Exit::Data,
+        });
     }
-    (error.is::<clap_data::Error>() || error.is::<clap_audio::Error>()).then_some(Exit::Data)
+    error.is::<clap_audio::Error>().then_some(Exit::Data)
 }
 
 #[cfg(test)]

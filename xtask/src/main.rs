@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Mel(args) => mel::run(&args),
-        Command::Dataset(args) => dataset::run(args),
+        Command::Dataset(command) => dataset::run(command, args.threads),
         Command::Caption(args) => caption::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Bench(command) => bench::run(&command, args.threads),

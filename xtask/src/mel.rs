@@ -249,7 +249,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// Writes beside the file and renames, so that no half of it is ever there.
-fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_file_name(format!(".{}.partial", file_name(path)));
     let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
     written.map_err(|error| {

@@ -50,7 +50,11 @@ impl Progress {
             n => format!("{n} validation clips, {} classes", start.classes),
         };
         self.line(&format!("run        {}", start.run.display()));
-        self.line(&format!("data       {} training clips, {valid}", start.train_clips));
+        let excluded = match start.excluded_clips {
+            0 => String::new(),
+            n => format!(" ({n} excluded)"),
+        };
+        self.line(&format!("data       {} training clips{excluded}, {valid}", start.train_clips));
         let length = match start.max_minutes {
             Some(minutes) => format!("{} epochs or {minutes} minutes, whichever ends first", start.epochs),
             None => format!("{} epochs, {} steps", start.epochs, start.total_steps),

@@ -1,5 +1,6 @@
 //! Numbers as a person reads them: metrics with chance beside them, labels with their probabilities.
 
+use clap_data::Excluded;
 use clap_encoders::Score;
 use clap_eval::HEADLINES;
 use clap_train::Metrics;
@@ -42,6 +43,12 @@ pub(crate) fn scores(scores: &[Score]) -> String {
         table.add_row([format!("{score:.3}"), label.clone()]);
     }
     table.to_string()
+}
+
+/// What a list of exclusions did.
+pub(crate) fn excluded(excluded: &Excluded) -> String {
+    let Excluded { listed, removed, not_found } = excluded;
+    format!("{removed} clips excluded; of {listed} ids on the list {not_found} are not in this data")
 }
 
 /// What the numbers are of, and how far they can be trusted.

@@ -23,6 +23,9 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
         config.device = device;
     }
     config.data.strict |= args.strict;
+    if args.exclude.is_some() {
+        config.data.exclude = args.exclude;
+    }
     let run = args.out.unwrap_or_else(|| new_run(&recipe));
 
     let mut progress = Progress::new();

@@ -14,7 +14,7 @@ pub const MAX_FRAMES: u64 = 1 << 29;
 /// # Errors
 /// As [`crate::load`].
 pub fn decode(path: &Path, channels: Channels) -> Result<Waveform> {
-    read_all(AudioReader::open(path)?.mixed(channels), MAX_FRAMES)
+    decode_reader(AudioReader::open(path)?.mixed(channels))
 }
 
 /// Reads a sound file held in memory as mono at its own rate; `name` stands for the file in errors.
@@ -22,7 +22,15 @@ pub fn decode(path: &Path, channels: Channels) -> Result<Waveform> {
 /// # Errors
 /// As [`crate::load`].
 pub fn decode_bytes(name: &str, bytes: &[u8], channels: Channels) -> Result<Waveform> {
-    read_all(AudioReader::from_bytes(name, bytes)?.mixed(channels), MAX_FRAMES)
+    decode_reader(AudioReader::from_bytes(name, bytes)?.mixed(channels))
+}
+
+/// Reads the rest of an opened sound file, whose header may have been looked at before.
+///
+/// # Errors
+/// As [`crate::load`].
+pub fn decode_reader(reader: AudioReader<'_>) -> Result<Waveform> {
+    read_all(reader, MAX_FRAMES)
 }
 
 /// The whole clip, of at most `limit` samples.

@@ -40,7 +40,7 @@ mod vectorise;
 mod waveform;
 
 pub use config::{FeatureConfig, Padding, Truncation};
-pub use decode::{MAX_FRAMES, decode, decode_bytes};
+pub use decode::{MAX_FRAMES, decode, decode_bytes, decode_reader};
 pub use error::{Error, Result};
 pub use features::{FeatureExtractor, Features, Placement, Preset};
 pub use info::{AudioInfo, Length};

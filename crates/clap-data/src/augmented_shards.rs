@@ -10,8 +10,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::shard_writer::{Keys, check_empty, description, write_json, write_pairs, write_whole};
+use crate::shard_writer::{Keys, check_empty, description, write_pairs};
 use crate::skipped::Report;
+use crate::whole_file::write_json;
 use crate::{Error, PackSummary, Result, Sample, TextAugment, webdataset};
 
 /// What a folder's shards were made with.
@@ -44,7 +45,7 @@ pub fn pack_augmented<E: From<Error>>(
     begin(samples, out_dir, pack)?;
     let mut keys = Keys::default();
     let mut sizes = Map::new();
-    let mut summary = PackSummary { shards: Vec::new(), samples: samples.len(), bytes: 0 };
+    let mut summary = PackSummary { samples: samples.len(), ..PackSummary::default() };
     let per_shard = pack.per_shard.max(1);
     for (number, chunk) in samples.chunks(per_shard).enumerate() {
         let name = format!("{number}.tar");
@@ -62,7 +63,7 @@ pub fn pack_augmented<E: From<Error>>(
             }
             let described = chunk.iter().zip(keys).zip(captions);
             let pairs = described.map(|((sample, key), caption)| (sample, key, augmented(sample, caption)));
-            write_whole(&path, |file| write_pairs(pairs, file, &path))?
+            write_pairs(&path, pairs)?
         };
         summary.shards.push(path);
         sizes.insert(name, Value::from(chunk.len()));

@@ -138,6 +138,48 @@ pub enum Error {
         /// The first of them and why.
         first: String,
     },
+    /// A list of exclusions took out every clip.
+    #[error("{}: no usable clip: {} excludes all of them", path.display(), list.display())]
+    AllExcluded {
+        /// The data set.
+        path: PathBuf,
+        /// The list.
+        list: PathBuf,
+    },
+    /// A list of exclusions that is none.
+    #[error("{}: no list of clips to exclude: {reason}", path.display())]
+    ExclusionList {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Shares of splits that make no whole.
+    #[error("fractions: {reason}; write them as train=.8,valid=.1,test=.1")]
+    Fractions {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A column to group clips by that no clip has.
+    #[error("no clip has a column {column}; there are: {}", found.join(", "))]
+    GroupColumn {
+        /// The column.
+        column: String,
+        /// The columns there are.
+        found: Vec<String>,
+    },
+    /// A split whose name would lead out of the output folder.
+    #[error("the split `{split}` cannot be a folder's name; rename it in the source")]
+    SplitName {
+        /// The name.
+        split: String,
+    },
+    /// Files would be written among others.
+    #[error("{}: not empty; choose another folder", path.display())]
+    NotEmpty {
+        /// The output folder.
+        path: PathBuf,
+    },
     /// Shards would be written over or among older ones.
     #[error("{}: holds shards already; remove them or choose another folder", path.display())]
     OutputExists {
@@ -151,6 +193,15 @@ pub enum Error {
         path: PathBuf,
         /// How.
         reason: String,
+    },
+    /// Shards of another job that was stopped.
+    #[error(
+        "{}: holds part of a packing of other clips, or with other options; give those to go on with it, or remove the folder",
+        path.display()
+    )]
+    OtherPack {
+        /// The output folder.
+        path: PathBuf,
     },
     /// A clip's bytes could not be had while packing.
     #[error("{what}: {reason}")]

@@ -5,13 +5,15 @@
 //! [`benchmarks`] as its authors publish it) and returns one [`DataSet`] of [`Sample`]s whose audio is decoded only when asked
 //! for. [`plan`] draws the batches of an epoch as a pure function of (seed, epoch); a [`Loader`] prepares them on worker threads
 //! and hands them out in that order, whatever the number of workers. [`pack`] writes any data set as shards, byte for byte the
-//! same each time.
+//! same each time; [`inspect`] looks at what it is made of, [`partition`] divides it into splits and [`overlap`] finds the
+//! clips that two sets share.
 //!
 //! One bad clip, row or shard never ends a run: it is left out and named in a list of [`Skipped`], unless the caller asked
 //! to be strict. No name inside a shard or a metadata file leads out of its folder, and archives are never unpacked; a table
 //! that the caller names by itself may name any file.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may stop at the first surprise"))]
 
+mod audiofolder_writer;
 mod augmented_shards;
 mod benchmark;
 pub mod caption;
@@ -21,15 +23,22 @@ mod clips;
 mod columns;
 mod debias;
 mod error;
+mod exclusion;
+mod flac;
 mod fold;
+mod inspect;
 mod keyword_prompt;
 mod loader;
+mod ordered;
+mod overlap;
 #[cfg(feature = "parquet")]
 mod parquet_file;
 #[cfg(feature = "parquet")]
 mod parquet_table;
+mod partition;
 mod plan;
 mod sample;
+mod shard_journal;
 mod shard_pattern;
 mod shard_sizes;
 mod shard_writer;
@@ -45,22 +54,28 @@ mod test_tree;
 mod text_augment;
 mod wave_cache;
 mod webdataset;
+mod whole_file;
 
+pub use audiofolder_writer::{AudiofolderSummary, split_folder, write_audiofolder};
 pub use augmented_shards::{AugmentedPack, pack_augmented};
 pub use benchmark::{Benchmark, BenchmarkSplit, Seconds, benchmark_at, benchmarks};
 pub use class_list::{labels_of, read_class_list};
 pub use columns::Columns;
 pub use debias::{Debias, DebiasCounts};
 pub use error::{Error, Result};
+pub use exclusion::Excluded;
 pub use fold::Fold;
+pub use inspect::{Bin, Fault, FaultKind, InspectOptions, Inspection, Level, Repeats, Spread, Summary, inspect};
 pub use keyword_prompt::KeywordPrompt;
 pub use loader::{LoadedBatch, Loader};
+pub use overlap::{Match, MatchKind, OverlapOptions, OverlapReport, overlap, overlap_within, write_exclusion_list};
 #[cfg(feature = "parquet")]
 pub use parquet_file::ParquetFile;
+pub use partition::{Fraction, GroupBy, Partition, partition};
 pub use plan::{Balance, LoaderConfig, plan, sample_rng};
 pub use sample::{AudioSource, DataSet, Sample};
 pub use shard_pattern::expand_braces;
-pub use shard_writer::{PackOptions, PackSummary, pack};
+pub use shard_writer::{PackOptions, PackSummary, PackedSound, close_pack, pack, pack_one_of_several};
 pub use skipped::Skipped;
 pub use source::{OpenOptions, evaluation_split, open, splits};
 pub use tag_sentence::TagSentence;

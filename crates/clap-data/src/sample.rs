@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap_audio::{Channels, Waveform};
+use clap_audio::{AudioReader, Channels, Waveform};
 use serde_json::Value;
 
-use crate::{Skipped, caption};
+use crate::{Excluded, Skipped, caption};
 
 /// The most bytes of an encoded sound, which is held in memory whole: 1.5 hours of 16-bit stereo at 48 kHz.
 const MAX_SOUND: u64 = 1 << 30;
+
+const SHRUNK: &str = "the shard is shorter than when it was opened";
 
 /// One clip: where its sound is, and what is said about it. Decoding happens in [`AudioSource::load`].
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +74,22 @@ impl AudioSource {
         }
     }
 
+    /// The sound opened for reading: its header is read, and only as much of the rest as is asked for.
+    ///
+    /// # Errors
+    /// As [`AudioSource::load`].
+    pub fn reader(&self) -> clap_audio::Result<AudioReader<'static>> {
+        match self {
+            Self::File(path) => AudioReader::open(path),
+            Self::Member { shard, offset, size, .. } => {
+                let name = self.name();
+                let section = Section::open(shard, *offset, *size)
+                    .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(&name), source })?;
+                AudioReader::from_reader(&name, section)
+            }
+        }
+    }
+
     /// The encoded bytes as they are stored.
     ///
     /// # Errors
@@ -91,10 +109,7 @@ impl AudioSource {
                 let mut bytes = Vec::new();
                 file.take(*size).read_to_end(&mut bytes)?;
                 if bytes.len() as u64 != *size {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the shard is shorter than when it was opened",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, SHRUNK));
                 }
                 Ok(bytes)
             }
@@ -115,6 +130,49 @@ impl AudioSource {
             #[cfg(feature = "parquet")]
             Self::Row { file, row } => format!("{} row {row}", file.path().display()),
         }
+    }
+}
+
+/// A part of a file, read as if it were one.
+struct Section {
+    file: File,
+    start: u64,
+    size: u64,
+    /// The next byte, counted from `start`.
+    at: u64,
+}
+
+impl Section {
+    fn open(path: &Path, start: u64, size: u64) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if start.checked_add(size).is_none_or(|end| end > file.metadata().map_or(0, |metadata| metadata.len())) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, SHRUNK));
+        }
+        Ok(Self { file, start, size, at: 0 })
+    }
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.size.saturating_sub(self.at);
+        let count = usize::try_from(left).map_or(buffer.len(), |left| buffer.len().min(left));
+        self.file.seek(SeekFrom::Start(self.start + self.at))?;
+        let count = self.file.read(&mut buffer[..count])?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Section {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::End(step) => self.size.checked_add_signed(step),
+            SeekFrom::Current(step) => self.at.checked_add_signed(step),
+        };
+        // Behind the end is allowed, as in a file; there is nothing to read there.
+        self.at = place.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a place before the start"))?;
+        Ok(self.at)
     }
 }
 
@@ -150,6 +208,8 @@ pub struct DataSet {
     pub samples: Vec<Sample>,
     /// Clips, rows and shards that could not be used, and inventories that disagree.
     pub skipped: Vec<Skipped>,
+    /// What the list of [`crate::OpenOptions::exclude`] took out.
+    pub excluded: Option<Excluded>,
     /// The candidates of zero-shot classification: the source's `classes.json`, else those of the benchmark it is, else the
     /// labels of all its splits, sorted.
     pub classes: Vec<String>,
@@ -181,7 +241,7 @@ impl DataSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_tree::Tree;
+    use crate::test_tree::{Tree, wav};
 
     #[test]
     fn a_sound_is_bounded() {
@@ -197,6 +257,28 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             assert!(error.to_string().contains("a sound of 1073741825 bytes"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_member_is_read_as_if_it_were_a_file() {
+        let tree = Tree::new();
+        let sound = wav(5000);
+        tree.write("a.wav", &sound).tar("s.tar", &[("b.txt", b"x"), ("a.wav", &sound)]);
+        let member =
+            |size| AudioSource::Member { shard: tree.path("s.tar"), name: "a.wav".to_owned(), offset: 1536, size };
+        let file = AudioSource::File(tree.path("a.wav"));
+        let mut block = vec![0.0; 6000];
+        for source in [&file, &member(sound.len() as u64)] {
+            let mut reader = source.reader().unwrap();
+            assert_eq!(reader.info().length.frames(), Some(5000));
+            assert_eq!(reader.read(&mut block).unwrap(), 5000);
+            assert_eq!(block[..5000], source.load(8000).unwrap().samples);
+            reader = source.reader().unwrap();
+            reader.seek(4000).unwrap();
+            assert_eq!(reader.read(&mut block).unwrap(), 1000);
+        }
+        let error = member(1 << 40).reader().unwrap_err().to_string();
+        assert!(error.contains("s.tar/a.wav") && error.contains("shorter"), "{error}");
     }
 
     #[test]

@@ -1,37 +1,71 @@
 //! Writing WebDataset shards: `0.tar`, `1.tar`, … of `<key>.<ext>` + `<key>.json`, and `sizes.json`.
 //!
-//! The layout is that of laion-audio-630k (`utils/make_tar_utils.py`): 512 pairs a shard, the description with `text`,
-//! `tag` and `original_data`. Sounds keep their bytes. Headers carry no time, owner or machine, so the same samples give
-//! the same files. Each file is written under a temporary name and renamed when complete.
+//! The layout is that of laion-audio-630k (`utils/make_tar_utils.py`): 512 pairs a shard, sounds as 48 kHz mono FLAC of 16
+//! bits, the description with `text`, `tag` and `original_data`. Headers carry no time, owner or machine, and clips are
+//! encoded side by side but written in their order, so the same samples give the same files. Each file is written under a
+//! temporary name and renamed when complete; a journal beside them lets a stopped run go on.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use clap_audio::{AudioReader, decode_reader};
 use serde_json::{Map, Value, json};
 
+use crate::flac;
+use crate::ordered::ordered;
+pub use crate::shard_journal::close_pack;
+use crate::shard_journal::{Journal, Written};
 use crate::webdataset::AUDIO_EXTENSIONS;
-use crate::{AudioSource, Error, Result, Sample};
+use crate::whole_file::{Part, write_json};
+use crate::{AudioSource, Error, Result, Sample, Skipped};
 
 /// Long enough to recognise a file by, short enough for any tar header.
 const MAX_KEY: usize = 40;
+
+/// The rate of LAION-CLAP's shards and of every published model.
+const LAION_RATE: u32 = 48_000;
 
 /// How to write shards.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
     /// Pairs in a shard; the last may have fewer.
     pub per_shard: usize,
+    /// What becomes of the sounds.
+    pub sound: PackedSound,
+    /// Whether a clip that cannot be read is an error rather than left out and counted.
+    pub strict: bool,
+    /// Threads that decode and encode.
+    pub threads: NonZeroUsize,
+}
+
+/// What becomes of a sound on its way into a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackedSound {
+    /// Mono FLAC of 16 bits, channels averaged, rounded without dither. A file that is just that already keeps its bytes.
+    Flac {
+        /// Samples per second; each sound's own when `None`.
+        sample_rate: Option<u32>,
+    },
+    /// The file as it is, not even decoded.
+    Kept,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { per_shard: 512 }
+        Self {
+            per_shard: 512,
+            sound: PackedSound::Flac { sample_rate: Some(LAION_RATE) },
+            strict: false,
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
     }
 }
 
 /// What was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackSummary {
     /// The shards in order.
     pub shards: Vec<PathBuf>,
@@ -39,30 +73,96 @@ pub struct PackSummary {
     pub samples: usize,
     /// Bytes of all of them.
     pub bytes: u64,
+    /// Clips left out, those of an earlier run that this one went on with included.
+    pub skipped: Vec<Skipped>,
+    /// How many of the shards an earlier run had finished.
+    pub found: usize,
 }
 
-/// Writes samples as shards into `out_dir`, which is made if need be and must not hold shards.
+/// Writes samples as shards into `out_dir`, which is made if need be. `progress` is told how many of the samples are dealt
+/// with, first those of shards that an earlier, stopped call with the same samples and options has finished; this one goes on
+/// with the next, and the files come out as if nothing had happened.
 ///
 /// The key of a sample is the end of its id without folder and extension, in ASCII letters, digits, `-` and `_`, numbered
 /// where two would be alike.
 ///
 /// # Errors
-/// [`Error::OutputExists`], [`Error::Io`], or [`Error::Pack`] for a sound that cannot be read; no file is left under its
-/// final name unless it is complete.
-pub fn pack(samples: &[Sample], out_dir: &Path, options: &PackOptions) -> Result<PackSummary> {
+/// [`Error::OutputExists`] or [`Error::OtherPack`] for a folder that holds other shards, [`Error::Io`], [`Error::Empty`] if no
+/// sound could be read, and, when strict, [`Error::Pack`] for the first that cannot. No file is left under its final name
+/// unless it is complete.
+pub fn pack(
+    samples: &[Sample],
+    out_dir: &Path,
+    options: &PackOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<PackSummary> {
+    let summary = pack_one_of_several(samples, out_dir, options, progress)?;
+    close_pack(out_dir)?;
+    Ok(summary)
+}
+
+/// As [`pack`], for one of the folders of a larger job: until [`close_pack`] the same call finds its work done, so that a job
+/// that is stopped in a later folder can be started again.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_one_of_several(
+    samples: &[Sample],
+    out_dir: &Path,
+    options: &PackOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<PackSummary> {
     fs::create_dir_all(out_dir).map_err(|cause| Error::io(out_dir, cause))?;
-    check_empty(out_dir)?;
+    let (mut journal, mut fingerprint) = Journal::open(out_dir, samples, options)?;
+    let (found, start) = (journal.shards.len(), journal.next());
+    progress(start);
+    // Keys do not depend on which clips turn out to be bad.
     let mut keys = Keys::default();
-    let mut sizes = Map::new();
-    let mut summary = PackSummary { shards: Vec::new(), samples: samples.len(), bytes: 0 };
-    for (number, chunk) in samples.chunks(options.per_shard.max(1)).enumerate() {
-        let name = format!("{number}.tar");
-        let path = out_dir.join(&name);
-        summary.bytes += write_whole(&path, |file| write_shard(chunk, file, &path, &mut keys))?;
-        summary.shards.push(path);
-        sizes.insert(name, Value::from(chunk.len()));
+    let keys: Vec<String> = samples.iter().map(|sample| keys.next(&sample.id)).collect();
+    let mut skipped = Vec::new();
+    let mut shard: Option<Shard> = None;
+    let read = |sample: &Sample| options.sound.read(sample);
+    ordered(&samples[start..], options.threads, read, |index, sound| {
+        let index = start + index;
+        let sample = &samples[index];
+        fingerprint.add(sample);
+        match sound {
+            Ok((bytes, extension)) => {
+                let open = match &mut shard {
+                    Some(open) => open,
+                    None => shard.insert(Shard::create(journal.shard(journal.shards.len()))?),
+                };
+                open.add(&keys[index], &extension, &bytes, description(sample))?;
+            }
+            Err(reason) if options.strict => return Err(Error::Pack { what: sample.audio.name(), reason }),
+            Err(reason) => skipped.push(Skipped { what: sample.audio.name(), reason }),
+        }
+        if let Some(full) = shard.take_if(|shard| shard.pairs == options.per_shard.max(1)) {
+            journal.add(full.finish(index + 1, fingerprint.so_far(), std::mem::take(&mut skipped))?)?;
+        }
+        progress(index + 1);
+        Ok(())
+    })?;
+    if let Some(last) = shard {
+        journal.add(last.finish(samples.len(), fingerprint.so_far(), std::mem::take(&mut skipped))?)?;
     }
-    // Last, so that a folder with this file is a finished one.
+    if let (Some(first), true) = (skipped.first(), journal.shards.is_empty()) {
+        let (path, first) = (out_dir.to_owned(), first.to_string());
+        close_pack(out_dir)?;
+        return Err(Error::Empty { path, skipped: skipped.len(), first });
+    }
+    let mut summary = PackSummary { shards: Vec::new(), samples: 0, bytes: 0, skipped: Vec::new(), found };
+    let mut sizes = Map::new();
+    for (number, shard) in journal.shards.iter().enumerate() {
+        sizes.insert(format!("{number}.tar"), Value::from(shard.pairs));
+        summary.shards.push(journal.shard(number));
+        summary.samples += shard.pairs;
+        summary.bytes += shard.bytes;
+        summary.skipped.extend_from_slice(&shard.skipped);
+    }
+    // Those behind the last full shard.
+    summary.skipped.append(&mut skipped);
+    // Last, so that a folder with this file and without a journal is a finished one.
     write_json(&out_dir.join("sizes.json"), &Value::Object(sizes))?;
     Ok(summary)
 }
@@ -78,30 +178,37 @@ pub(crate) fn check_empty(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a JSON file of one line.
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = format!("{value}\n");
-    write_whole(path, |file| file.write_all(text.as_bytes()).map_err(|cause| Error::io(path, cause)))?;
-    Ok(())
-}
-
-fn write_shard(samples: &[Sample], file: &mut BufWriter<File>, path: &Path, keys: &mut Keys) -> Result<()> {
-    let pairs = samples.iter().map(|sample| (sample, keys.next(&sample.id), description(sample)));
-    write_pairs(pairs, file, path)
-}
-
-/// Writes a shard of samples, each with its key and its description.
+/// Writes a whole shard of samples whose sounds stay as they are, each with its key and its description; returns its length.
 pub(crate) fn write_pairs<'a>(
-    pairs: impl IntoIterator<Item = (&'a Sample, String, Map<String, Value>)>,
-    file: &mut BufWriter<File>,
     path: &Path,
-) -> Result<()> {
-    let mut archive = tar::Builder::new(file);
+    pairs: impl IntoIterator<Item = (&'a Sample, String, Map<String, Value>)>,
+) -> Result<u64> {
+    let mut shard = Shard::create(path.to_owned())?;
     for (sample, key, description) in pairs {
-        let (bytes, extension) = sound(sample)?;
-        let description = Value::Object(description).to_string().into_bytes();
-        let members = [(format!("{key}.{extension}"), bytes), (format!("{key}.json"), description)];
-        for (name, bytes) in members {
+        let read = PackedSound::Kept.read(sample);
+        let (bytes, extension) = read.map_err(|reason| Error::Pack { what: sample.audio.name(), reason })?;
+        shard.add(&key, &extension, &bytes, description)?;
+    }
+    shard.close()
+}
+
+/// A shard under construction.
+struct Shard {
+    path: PathBuf,
+    part: Part,
+    archive: tar::Builder<BufWriter<File>>,
+    pairs: usize,
+}
+
+impl Shard {
+    fn create(path: PathBuf) -> Result<Self> {
+        let (part, file) = Part::create(&path)?;
+        Ok(Self { path, part, archive: tar::Builder::new(file), pairs: 0 })
+    }
+
+    fn add(&mut self, key: &str, extension: &str, sound: &[u8], description: Map<String, Value>) -> Result<()> {
+        let description = Value::Object(description).to_string();
+        for (extension, bytes) in [(extension, sound), ("json", description.as_bytes())] {
             let mut header = tar::Header::new_ustar();
             header.set_entry_type(tar::EntryType::Regular);
             header.set_mode(0o644);
@@ -109,24 +216,65 @@ pub(crate) fn write_pairs<'a>(
             header.set_gid(0);
             header.set_mtime(0);
             header.set_size(bytes.len() as u64);
-            archive.append_data(&mut header, &name, bytes.as_slice()).map_err(|cause| Error::io(path, cause))?;
+            let name = format!("{key}.{extension}");
+            self.archive.append_data(&mut header, &name, bytes).map_err(|cause| Error::io(&self.path, cause))?;
         }
+        self.pairs += 1;
+        Ok(())
     }
-    archive.finish().map_err(|cause| Error::io(path, cause))
+
+    fn finish(self, next: usize, fingerprint: String, skipped: Vec<Skipped>) -> Result<Written> {
+        Ok(Written { pairs: self.pairs, bytes: self.close()?, next, fingerprint, skipped })
+    }
+
+    /// Returns the shard's length.
+    fn close(self) -> Result<u64> {
+        let file = self.archive.into_inner().map_err(|cause| Error::io(&self.path, cause))?;
+        self.part.finish(file)
+    }
 }
 
-/// The bytes of a sample's sound and the extension they go under.
-fn sound(sample: &Sample) -> Result<(Vec<u8>, String)> {
-    let fail = |reason: String| Error::Pack { what: sample.audio.name(), reason };
-    let bytes = sample.audio.bytes().map_err(|error| fail(error.to_string()))?;
+impl PackedSound {
+    /// The bytes of a sound and the extension they go under.
+    fn read(self, sample: &Sample) -> std::result::Result<(Vec<u8>, String), String> {
+        let name = sample.audio.name();
+        let bytes = sample.audio.bytes().map_err(|error| error.to_string())?;
+        match self {
+            Self::Kept => kept(sample, bytes),
+            Self::Flac { sample_rate } => flac(&name, bytes, sample_rate)
+                .map(|bytes| (bytes, "flac".to_owned()))
+                // A sound's own errors name it already.
+                .map_err(|reason| reason.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(reason)),
+        }
+    }
+}
+
+/// A sound as mono FLAC.
+fn flac(name: &str, bytes: Vec<u8>, sample_rate: Option<u32>) -> std::result::Result<Vec<u8>, String> {
+    let said = |error: clap_audio::Error| error.to_string();
+    let reader = AudioReader::from_bytes(name, bytes.as_slice()).map_err(said)?;
+    let info = reader.info().clone();
+    let wave = decode_reader(reader).map_err(said)?;
+    let sample_rate = sample_rate.unwrap_or(wave.sample_rate);
+    let is_done = info.container == "flac" && info.channels == 1 && info.bits_per_sample == Some(16);
+    if is_done && wave.sample_rate == sample_rate {
+        return Ok(bytes);
+    }
+    flac::encode(&wave.resample(sample_rate).map_err(said)?)
+}
+
+/// A sound as it is, and its extension.
+pub(crate) fn kept(sample: &Sample, bytes: Vec<u8>) -> std::result::Result<(Vec<u8>, String), String> {
     let known = |extension: &String| AUDIO_EXTENSIONS.contains(&extension.as_str());
     let extension = sample.audio.extension().filter(known);
     let extension = extension
         // A sound inside a table goes by the name it had.
         .or_else(|| extension_of(&sample.id).filter(known))
-        .or_else(|| content_extension(&bytes).map(str::to_owned))
-        .ok_or_else(|| fail(format!("not a sound by name or content; known are {}", AUDIO_EXTENSIONS.join(", "))))?;
-    Ok((bytes, extension))
+        .or_else(|| content_extension(&bytes).map(str::to_owned));
+    match extension {
+        Some(extension) => Ok((bytes, extension)),
+        None => Err(format!("not a sound by name or content; known are {}", AUDIO_EXTENSIONS.join(", "))),
+    }
 }
 
 /// The extension of a sound kept under a foreign name, by its first bytes.
@@ -188,28 +336,6 @@ impl Keys {
     }
 }
 
-/// Writes a file under a temporary name and renames it once it is complete and on disk; returns its length.
-pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<u64> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let written = (|| {
-        let mut file = BufWriter::new(File::create(&part).map_err(|cause| Error::io(&part, cause))?);
-        write(&mut file)?;
-        let fail = |cause| Error::io(&part, cause);
-        let file = file.into_inner().map_err(|error| fail(error.into_error()))?;
-        file.sync_all().map_err(fail)?;
-        let length = file.metadata().map_err(fail)?.len();
-        fs::rename(&part, path).map_err(fail)?;
-        Ok(length)
-    })();
-    if written.is_err() {
-        // Best effort: the error that is returned matters more than the leftover.
-        let _ = fs::remove_file(&part);
-    }
-    written
-}
-
 impl AudioSource {
     /// The extension of the file or member in lower case; a hint, never trusted for decoding.
     fn extension(&self) -> Option<String> {
@@ -228,86 +354,4 @@ fn extension_of(name: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_tree::Tree;
-    use crate::{OpenOptions, open};
-
-    fn tree() -> Tree {
-        let tree = Tree::new();
-        let mut table = "file_name,text,label,licence\n".to_owned();
-        for clip in 0..5 {
-            tree.wav(&format!("some/folder/clip.{clip}.wav"), 100 + clip);
-            table += &format!("some/folder/clip.{clip}.wav,caption {clip},label {},CC0\n", clip % 2);
-        }
-        tree.wav("other/clip.0.wav", 7).wav("no_extension", 9);
-        table += "other/clip.0.wav,same name,label 0,CC0\nno_extension,bare,label 0,CC0\n";
-        tree.write("metadata.csv", table);
-        tree
-    }
-
-    #[test]
-    fn packing_keeps_bytes_and_words() {
-        let tree = tree();
-        let source = open(&tree.path(""), &OpenOptions::default()).unwrap();
-        let summary = pack(&source.samples, &tree.path("shards"), &PackOptions { per_shard: 3 }).unwrap();
-        assert_eq!((summary.shards.len(), summary.samples), (3, 7));
-        let sizes = fs::read_to_string(tree.path("shards/sizes.json")).unwrap();
-        assert_eq!(sizes, "{\"0.tar\":3,\"1.tar\":3,\"2.tar\":1}\n");
-
-        let strict = OpenOptions { strict: true, ..OpenOptions::default() };
-        let packed = open(&tree.path("shards"), &strict).unwrap();
-        assert_eq!(packed.samples.len(), source.samples.len());
-        for (before, after) in source.samples.iter().zip(&packed.samples) {
-            assert_eq!(before.audio.bytes().unwrap(), after.audio.bytes().unwrap());
-            assert_eq!(before.audio.load(8000).unwrap(), after.audio.load(8000).unwrap());
-            assert_eq!((&before.captions, &before.labels), (&after.captions, &after.labels));
-            assert_eq!(before.meta, after.meta);
-        }
-        let ids: Vec<&str> = packed.samples.iter().map(|sample| sample.id.as_str()).collect();
-        assert_eq!(ids, ["clip_0", "clip_1", "clip_2", "clip_3", "clip_4", "clip_0_2", "no_extension"]);
-        assert_eq!(packed.samples[6].audio.name(), tree.path("shards/2.tar/no_extension.wav").display().to_string());
-    }
-
-    #[test]
-    fn packing_twice_and_repacking_give_the_same_bytes() {
-        let tree = tree();
-        let source = open(&tree.path(""), &OpenOptions::default()).unwrap();
-        let options = PackOptions { per_shard: 4 };
-        pack(&source.samples, &tree.path("a"), &options).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(1100));
-        pack(&source.samples, &tree.path("b"), &options).unwrap();
-        let shards = open(&tree.path("a"), &OpenOptions::default()).unwrap();
-        pack(&shards.samples, &tree.path("c"), &options).unwrap();
-        for name in ["0.tar", "1.tar", "sizes.json"] {
-            let first = fs::read(tree.path("a").join(name)).unwrap();
-            assert!(first == fs::read(tree.path("b").join(name)).unwrap(), "{name} differs between two runs");
-            assert!(first == fs::read(tree.path("c").join(name)).unwrap(), "{name} differs when packed again");
-        }
-    }
-
-    #[test]
-    fn a_failure_leaves_nothing_that_looks_finished() {
-        let tree = tree();
-        let source = open(&tree.path(""), &OpenOptions::default()).unwrap();
-        fs::remove_file(tree.path("some/folder/clip.3.wav")).unwrap();
-        let out = tree.path("shards");
-        let error = pack(&source.samples, &out, &PackOptions { per_shard: 2 }).unwrap_err();
-        assert!(error.to_string().contains("clip.3.wav"), "{error}");
-        let mut left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["0.tar"]);
-        let error = pack(&source.samples, &out, &PackOptions::default()).unwrap_err();
-        assert!(matches!(error, Error::OutputExists { .. }), "{error}");
-    }
-
-    #[test]
-    fn keys_are_short_plain_and_unique() {
-        let mut keys = Keys::default();
-        assert_eq!(keys.next("../../etc/Größe 1.flac"), "Gr__e_1");
-        assert_eq!(keys.next("x/gr__e_1"), "gr__e_1_2");
-        assert_eq!(keys.next("..."), "clip");
-        let long = keys.next(&"long_name_".repeat(20));
-        assert!(long.len() <= MAX_KEY && long.ends_with("long_name_"), "{long}");
-    }
-}
+mod tests;

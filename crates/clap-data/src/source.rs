@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::benchmark::Benchmark;
 use crate::captions_file;
 use crate::clips::{self, Clip, Clips, Reading};
+use crate::exclusion::exclude;
 use crate::sample::dedupe;
 use crate::skipped::Report;
 use crate::sound_place::Reach;
@@ -33,6 +34,9 @@ pub struct OpenOptions {
     pub captions: Option<PathBuf>,
     /// A table of ids and captions which join the clips' own.
     pub more_captions: Option<PathBuf>,
+    /// A list of clips to leave out: a CSV table with a column `id`, as [`crate::write_exclusion_list`] makes it, or one id a
+    /// line. Ids are those that the same path and split give without it.
+    pub exclude: Option<PathBuf>,
 }
 
 /// What is at a path.
@@ -93,6 +97,13 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
             first: report.skipped.first().map(ToString::to_string).unwrap_or_default(),
         });
     }
+    let excluded = match &options.exclude {
+        Some(list) => Some(exclude(list, &mut found.samples)?),
+        None => None,
+    };
+    if let (true, Some(list)) = (found.samples.is_empty(), &options.exclude) {
+        return Err(Error::AllExcluded { path: path.to_owned(), list: list.clone() });
+    }
     let folders: &[Option<&Path>] = match layout {
         Layout::Splits(_) | Layout::Benchmark { .. } => &[Some(&place.folder)],
         _ => &[Some(&place.folder), place.folder.parent()],
@@ -114,6 +125,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<DataSet> {
         split: wanted.map(str::to_owned).or(place.split).unwrap_or_else(|| "all".to_owned()),
         samples: found.samples,
         skipped: report.skipped,
+        excluded,
         classes,
         phrases: benchmark.map(|benchmark| benchmark.phrases.clone()).unwrap_or_default(),
         templates: benchmark.map(|benchmark| benchmark.templates.clone()).unwrap_or_default(),

@@ -55,6 +55,22 @@ pub(crate) fn wav(samples: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// Samples as they are, at 8 kHz.
+pub(crate) fn float_wav(samples: &[f32]) -> Vec<u8> {
+    wav_at(8000, samples)
+}
+
+/// Samples as they are.
+pub(crate) fn wav_at(sample_rate: u32, samples: &[f32]) -> Vec<u8> {
+    let format = hound::SampleFormat::Float;
+    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 32, sample_format: format };
+    let mut bytes = Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
+    samples.iter().for_each(|sample| writer.write_sample(*sample).unwrap());
+    writer.finalize().unwrap();
+    bytes.into_inner()
+}
+
 pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, content) in members {

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap_data::{Balance, DataSet, Loader, LoaderConfig, OpenOptions, Sample, WaveCache, labels_of, open, splits};
+use clap_data::{
+    AudioSource, Balance, DataSet, Loader, LoaderConfig, MatchKind, OpenOptions, OverlapOptions, Sample, WaveCache,
+    labels_of, open, overlap, overlap_within, splits,
+};
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/sounds-mini")
@@ -74,4 +77,40 @@ fn real_batches_do_not_depend_on_the_workers() {
     assert!(one.iter().all(|(_, _, failed)| failed.is_empty()), "every clip decodes");
     assert_eq!(one.iter().map(|(indices, _, _)| indices.len()).sum::<usize>(), 167);
     assert!(one == epoch(3, 16 << 20), "three workers and a cache of half the clips give the same batches");
+}
+
+/// A clip through three codecs, softer, cut and filtered (`files/make.sh`), is found among 167, and no other.
+#[test]
+fn codecs_do_not_hide_a_clip() {
+    let valid = read("valid");
+    let options = OverlapOptions { exact_only: false, threads: std::thread::available_parallelism().unwrap() };
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
+    let changed = ["softer.mp3", "later.m4a", "darker.ogg"].map(|name| Sample {
+        id: name.to_owned(),
+        audio: AudioSource::File(files.join(name)),
+        captions: Vec::new(),
+        labels: Vec::new(),
+        meta: serde_json::Value::Null,
+    });
+    let found = overlap(&changed, &valid.samples, &options, &mut |_| {});
+    let pairs: Vec<_> =
+        found.matches.iter().map(|found| (found.id.as_str(), found.matched.as_str(), found.kind)).collect();
+    let clip = "sonic_pi_samples_loop_breakbeat_3ad929";
+    let meant = ["softer.mp3", "later.m4a", "darker.ogg"].map(|name| (name, clip, MatchKind::SameSound));
+    assert_eq!(pairs, meant);
+    let offsets: Vec<f64> = found.matches.iter().map(|found| found.offset).collect();
+    assert!(offsets.iter().zip([0.0, 0.437, 0.0]).all(|(found, meant)| (found - meant).abs() < 0.03), "{offsets:?}");
+}
+
+/// What is the same within the split is of one recording or one instrument.
+#[test]
+fn other_clips_are_strangers() {
+    let valid = read("valid");
+    let options = OverlapOptions { exact_only: false, threads: std::thread::available_parallelism().unwrap() };
+    let found = overlap_within(&valid.samples, &options, &mut |_| {});
+    let label = |id: &str| &valid.samples.iter().find(|sample| sample.id == id).unwrap().labels;
+    for found in &found.matches {
+        assert_eq!(label(&found.id), label(&found.matched), "{found:?}");
+    }
+    assert_eq!(found.skipped, []);
 }

@@ -72,6 +72,8 @@ pub struct DataConfig {
     pub train: PathBuf,
     /// Split of `train`; without one all of it.
     pub train_split: Option<String>,
+    /// Training clips to leave out: a list of ids, as `cargo xtask dataset overlap` writes it, of clips that the evaluation has too.
+    pub exclude: Option<PathBuf>,
     /// Validation clips; without a path the run is not evaluated.
     pub valid: Option<PathBuf>,
     /// Split of `valid`; without one all of it.
@@ -234,6 +236,7 @@ impl Default for DataConfig {
         Self {
             train: PathBuf::new(),
             train_split: None,
+            exclude: None,
             valid: None,
             valid_split: None,
             audio_key: None,
@@ -341,7 +344,8 @@ impl TrainConfig {
     /// Where the working directory is gone.
     pub(crate) fn resolve_paths(&mut self, folder: &Path) -> Result<()> {
         let data = &mut self.data;
-        let tables = [&mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
+        let tables =
+            [&mut data.exclude, &mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
         let named = std::iter::once(&mut data.train).chain(tables.into_iter().flatten());
         // What does not lie beside the file may be the id of a model on the hub.
         let model = &mut self.model;

@@ -71,6 +71,8 @@ pub struct Start {
     pub run: PathBuf,
     /// Training clips.
     pub train_clips: usize,
+    /// Training clips that `data.exclude` took out.
+    pub excluded_clips: usize,
     /// Validation clips; 0 without validation.
     pub valid_clips: usize,
     /// Candidate classes of the zero-shot evaluation.

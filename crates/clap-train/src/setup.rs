@@ -107,6 +107,10 @@ impl Setup {
         };
         let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
         questionable.extend(warnings(&schedule, validation.as_ref()));
+        if let Some(excluded) = train.excluded.filter(|excluded| excluded.removed == 0) {
+            questionable
+                .push(format!("data.exclude takes out no clip: data.train has none of its {} ids", excluded.listed));
+        }
         if config.precision == Precision::AmpBf16 && matmul_precision == MatmulPrecision::Highest {
             let text = "precision is amp_bf16, but this processor has no AVX512-BF16: products are made in f32";
             questionable.push(text.to_owned());
@@ -156,6 +160,8 @@ fn open_train(config: &TrainConfig) -> Result<DataSet> {
         captions: data.captions.clone(),
         more_captions: data.more_captions.clone(),
         augment: data.text_augment_selection,
+        // The validation clips are why others are excluded.
+        exclude: data.exclude.clone(),
         ..open_options(config)?
     };
     let mut train = open_data("data.train", &data.train, &options)?;

@@ -248,6 +248,7 @@ impl Trainer {
         let start = Start {
             run: self.folder.path().to_owned(),
             train_clips: train.samples.len(),
+            excluded_clips: train.excluded.map_or(0, |excluded| excluded.removed),
             valid_clips: valid.map_or(0, |data| data.samples.len()),
             classes: valid.map_or(0, |data| data.classes.len()),
             parameters: vars.trainable_elements(),
