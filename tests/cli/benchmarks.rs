@@ -58,7 +58,7 @@ fn a_fold_is_evaluated_with_the_official_prompt_and_classes() {
         arguments.extend(split.iter().flat_map(|split| ["--split", split]));
         let ran = xtask(&arguments);
         assert_eq!(ran.succeeds().json()[0]["metrics"]["num_samples"], clips);
-        assert!(ran.stderr.contains("1 have no sound file here, the first: 1-101-A-0.wav"), "{ran:#?}");
+        assert!(ran.stderr.contains("1 without a sound file, the first: 1-101-A-0.wav"), "{ran:#?}");
     }
     xtask(&["eval", "--model", &model, "--data", &path, "--split", "fold6"]).fails(3, &["no split `fold6`", "fold5"]);
     xtask(&["eval", "--strict", "--model", &model, "--data", &path]).fails(3, &["10 of 2,000 clips"]);

@@ -100,7 +100,7 @@ pub fn benchmark_at(folder: &Path) -> Result<Option<&'static Benchmark>> {
 }
 
 /// What was read of a benchmark's folder.
-pub(crate) struct Read {
+pub(crate) struct Reading {
     pub(crate) samples: Vec<Sample>,
     pub(crate) available: Vec<String>,
 }
@@ -121,7 +121,7 @@ impl Benchmark {
     }
 
     /// The clips of the splits that `wanted` takes, whose sounds are there. The counts are checked.
-    pub(crate) fn read(&self, folder: &Path, wanted: Option<&str>, report: &mut Report) -> Result<Read> {
+    pub(crate) fn read(&self, folder: &Path, wanted: Option<&str>, report: &mut Report) -> Result<Reading> {
         let available = self.splits_at(folder)?;
         let chosen: Vec<&BenchmarkSplit> = self
             .splits
@@ -132,7 +132,7 @@ impl Benchmark {
             Reader::Table(table) => table::read(self, table, folder, &chosen, wanted, report)?,
             Reader::ClassFolders(layout) => class_folders::read(self, layout, folder, &chosen, wanted, report)?,
         };
-        Ok(Read { samples, available })
+        Ok(Reading { samples, available })
     }
 
     /// The first of a split's tables that is there and has the columns it should have.
@@ -209,18 +209,19 @@ impl Tally {
                 reason = format!("{} clips, the official split has {}", thousands(self.clips), thousands(official));
             }
             if let Some(first) = &self.first_absent {
-                reason += &format!("; {} have no sound file here, the first: {first}", thousands(self.absent));
+                reason += &format!("; {} without a sound file, the first: {first}", thousands(self.absent));
             }
             if benchmark.vanishing && self.absent > 0 {
-                reason += " (videos vanish, so some always lack)";
+                reason += " (videos vanish from YouTube)";
             }
             if self.mute > 0 {
-                reason += &format!("; {} have neither a caption nor a known label", thousands(self.mute));
+                reason += &format!("; {} without a caption or a known label", thousands(self.mute));
             }
             report.skip(what.clone(), reason)?;
         }
         if let Some(first) = self.first_unknown {
-            let reason = format!("{} labels are none of its classes, the first: {first}", thousands(self.unknown));
+            let reason =
+                format!("labels that are none of its classes: {}, the first: {first}", thousands(self.unknown));
             report.skip(what, reason)?;
         }
         Ok(())

@@ -139,7 +139,7 @@ impl<R: Read> Read for Unspaced<R> {
 struct Rows {
     reader: csv::Reader<Box<dyn Read>>,
     columns: HashMap<String, usize>,
-    /// The first record of a table without a header; it is not used up.
+    /// Whether the first line named them.
     has_header: bool,
 }
 

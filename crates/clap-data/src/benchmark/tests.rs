@@ -127,7 +127,7 @@ fn sounds_that_are_missing_or_were_converted() {
     tree.wav("old/5-9032-A-0.wav", 30);
     let data = read_split(&tree, None);
     assert!(file_of(&data, 0).ends_with("audio/1-100032-A-0.flac"));
-    assert_eq!(skipped(&data), ["ESC-50: 3 of 2,000 clips; 1 have no sound file here, the first: 5-9032-A-0.wav"]);
+    assert_eq!(skipped(&data), ["ESC-50: 3 of 2,000 clips; 1 without a sound file, the first: 5-9032-A-0.wav"]);
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn bad_rows_are_named() {
     for (line, words) in skipped.iter().zip([
         "esc50.csv:6: 2 cells, where 7 belong",
         "esc50.csv:7: not UTF-8",
-        "ESC-50: 4 of 2,000 clips; 1 have no sound file here, the first: ../../etc/passwd; 1 have neither",
-        "ESC-50: 1 labels are none of its classes, the first: a_new_class",
+        "ESC-50: 4 of 2,000 clips; 1 without a sound file, the first: ../../etc/passwd; 1 without a caption or a known label",
+        "ESC-50: labels that are none of its classes: 1, the first: a_new_class",
     ]) {
         assert!(line.contains(words), "{line}");
     }
@@ -216,7 +216,7 @@ fn vggsound_has_no_header() {
     assert_eq!(skipped.len(), 1);
     assert!(
         skipped[0]
-            .starts_with("VGGSound train: 2 of 183,730 clips; 1 have no sound file here, the first: --gone_000000 (v")
+            .starts_with("VGGSound train: 2 of 183,730 clips; 1 without a sound file, the first: --gone_000000 (v")
     );
     assert_eq!(read_split(&tree, Some("test")).samples[0].captions, ["The sound of people marching"]);
 }
@@ -241,7 +241,7 @@ fn audiocaps_has_five_captions_of_a_clip() {
     assert!(test.samples[0].labels.is_empty() && test.classes.is_empty());
     let skipped = skipped(&test);
     assert!(
-        skipped[0].starts_with("AudioCaps test: 1 of 975 clips; 1 have no sound file here, the first: Absent_clip_20")
+        skipped[0].starts_with("AudioCaps test: 1 of 975 clips; 1 without a sound file, the first: Absent_clip_20")
     );
 }
 
@@ -261,10 +261,7 @@ fn clotho_keeps_its_official_names() {
     let data = read_split(&tree, Some("evaluation"));
     assert_eq!(data.samples[0].captions, ["evaluation one", "two, two", "three", "four"]);
     assert!(file_of(&data, 0).contains("/evaluation/"));
-    assert_eq!(
-        skipped(&data),
-        ["Clotho evaluation: 1 of 1,045 clips; 1 have no sound file here, the first: absent.wav"]
-    );
+    assert_eq!(skipped(&data), ["Clotho evaluation: 1 of 1,045 clips; 1 without a sound file, the first: absent.wav"]);
     assert_eq!(read_split(&tree, None).samples.len(), 3);
 }
 
@@ -289,8 +286,8 @@ fn audioset_labels_are_names() {
     assert_eq!((data.classes.len(), data.multi_label), (527, true));
     let skipped = skipped(&data);
     assert_eq!(skipped.len(), 2, "{skipped:?}");
-    assert!(skipped[0].contains("2 of 20,371 clips; 1 have no sound file here, the first: --U7joUcTCo_0_10000"));
-    assert!(skipped[1].contains("1 labels are none of its classes, the first: /m/nothing"));
+    assert!(skipped[0].contains("2 of 20,371 clips; 1 without a sound file, the first: --U7joUcTCo_0_10000"));
+    assert!(skipped[1].contains("labels that are none of its classes: 1, the first: /m/nothing"));
 }
 
 #[test]
@@ -310,10 +307,7 @@ fn gtzan_is_a_folder_for_each_genre() {
     assert_eq!(evaluation_split(&tree.path(""), &OpenOptions::default()).unwrap().as_deref(), Some("test"));
     let test = read_split(&tree, Some("test"));
     assert_eq!(ids(&test), ["blues.00001", "rock.00099"]);
-    assert_eq!(
-        skipped(&test),
-        ["GTZAN test: 2 of 290 clips; 1 have no sound file here, the first: rock/rock.00098.wav"]
-    );
+    assert_eq!(skipped(&test), ["GTZAN test: 2 of 290 clips; 1 without a sound file, the first: rock/rock.00098.wav"]);
 }
 
 #[test]
