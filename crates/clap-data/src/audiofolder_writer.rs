@@ -146,6 +146,8 @@ impl Names {
         let extension = match &sample.audio {
             AudioSource::File(path) => path.extension().and_then(|extension| extension.to_str()).map(str::to_owned),
             AudioSource::Member { name, .. } => name.rsplit_once('.').map(|(_, extension)| extension.to_owned()),
+            #[cfg(feature = "parquet")]
+            AudioSource::Row { .. } => None,
         };
         let extension = match extension.filter(|extension| is_sound(extension)) {
             Some(extension) => extension,

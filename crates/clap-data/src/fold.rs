@@ -50,7 +50,7 @@ impl DataSet {
             split: String::new(),
             samples: Vec::new(),
             skipped: self.skipped.clone(),
-            excluded: self.excluded.clone(),
+            excluded: self.excluded,
             classes: self.classes.clone(),
             phrases: self.phrases.clone(),
             templates: self.templates.clone(),

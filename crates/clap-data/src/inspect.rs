@@ -302,7 +302,7 @@ fn repeats(splits: &[DataSet], heard: &[clap_audio::Result<Heard>]) -> Repeats {
     let texts = counts(clips.iter().flat_map(|(_, sample)| &sample.captions).map(String::as_str));
     let mut frequent: Vec<(String, usize)> =
         texts.iter().filter(|(_, count)| **count > 1).map(|(text, count)| ((*text).to_owned(), *count)).collect();
-    frequent.sort_by(|a, b| b.1.cmp(&a.1));
+    frequent.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let shares = |sample: &Sample| sample.captions.iter().any(|caption| texts[caption.as_str()] > 1);
 
     let mut by_id: BTreeMap<&str, usize> = BTreeMap::new();

@@ -87,6 +87,14 @@ impl AudioSource {
                     .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(&name), source })?;
                 AudioReader::from_reader(&name, section)
             }
+            #[cfg(feature = "parquet")]
+            Self::Row { .. } => {
+                let name = self.name();
+                let bytes = self
+                    .bytes()
+                    .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(&name), source })?;
+                AudioReader::from_bytes(&name, bytes)
+            }
         }
     }
 

@@ -161,6 +161,8 @@ impl Fingerprint {
         let place = match audio {
             AudioSource::File(path) => json!([path, fs::metadata(path).map(|file| file.len()).ok()]),
             AudioSource::Member { shard, offset, size, .. } => json!([shard, offset, size]),
+            #[cfg(feature = "parquet")]
+            AudioSource::Row { file, row } => json!([file.path(), row]),
         };
         self.0.update(json!([id, place, captions, labels, meta]).to_string());
     }

@@ -117,7 +117,7 @@ fn plots(html: &mut String, found: &Inspection) -> std::fmt::Result {
         figure(html, "Captions of a clip", "clips", &bars::named(&counts))?;
     }
     let mut labels: Vec<(String, usize)> = all.labels.iter().map(|(label, count)| (label.clone(), *count)).collect();
-    labels.sort_by(|a, b| b.1.cmp(&a.1));
+    labels.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     if !labels.is_empty() {
         let (count, alone) = (labels.len(), labels.iter().filter(|(_, clips)| *clips == 1).count());
         let note = match (count > LABELS, alone) {
