@@ -99,8 +99,6 @@ pub(crate) struct Eval {
     /// the embedded corpus)
     #[arg(long, value_name = "DIR_OR_SHARDS")]
     pub(crate) data: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Split of the data, or all but one: valid, fold1, !fold1 (default: the one that papers report on for a benchmark, the
     /// whole of it if it has none, else valid, test or eval)
     #[arg(long)]
@@ -121,6 +119,8 @@ pub(crate) struct Eval {
     /// Stop at the first bad clip instead of skipping and counting it
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Args)]
@@ -349,8 +349,6 @@ pub(crate) struct Caption {
     /// Data set whose clips are given captions, from their labels
     #[arg(long, value_name = "DIR_OR_SHARDS", requires = "out")]
     pub(crate) data: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Folder to write shards into, each split a sub-folder; a stopped run is taken up there
     #[arg(long, value_name = "DIR", requires = "data")]
     pub(crate) out: Option<PathBuf>,
@@ -370,8 +368,8 @@ pub(crate) struct Caption {
     #[arg(long, default_value = clap_data::KeywordPrompt::TEMPLATE)]
     pub(crate) prompt: String,
     /// What stands between keywords
-    #[arg(long, default_value = clap_data::KeywordPrompt::SEPARATOR)]
-    pub(crate) separator: String,
+    #[arg(long, value_name = "TEXT", default_value = clap_data::KeywordPrompt::SEPARATOR)]
+    pub(crate) keyword_separator: String,
     /// Search as the model's generation_config.json says, instead of with keytotext's options
     #[arg(long)]
     pub(crate) own_generation: bool,
@@ -414,6 +412,8 @@ pub(crate) struct Caption {
     /// cpu, cuda, cuda:N, metal or auto
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Args)]
@@ -421,8 +421,6 @@ pub(crate) struct Tokenizer {
     /// Data set whose captions and labels are read (repeatable)
     #[arg(long, value_name = "DIR_OR_SHARDS", required = true)]
     pub(crate) data: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Split of the data to read, so that held-out captions stay unseen (default: all)
     #[arg(long)]
     pub(crate) split: Option<String>,
@@ -435,6 +433,8 @@ pub(crate) struct Tokenizer {
     /// File to write
     #[arg(long, value_name = "tokenizer.json")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Args)]

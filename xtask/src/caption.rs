@@ -14,7 +14,7 @@ use crate::exit::{Exit, failure};
 use crate::splits::{each_split, write_classes};
 
 pub(crate) fn run(args: &args::Caption) -> anyhow::Result<Exit> {
-    let prompt = KeywordPrompt::new(&args.prompt, &args.separator)?;
+    let prompt = KeywordPrompt::new(&args.prompt, &args.keyword_separator)?;
     let sentence: TagSentence = args.template.parse()?;
     let device = clap_encoders::device(&args.device)?;
     let model = CaptionModel::from_pretrained(Path::new(&args.model), args.revision.revision.as_deref(), &device)?;
@@ -221,7 +221,7 @@ impl<'a> Writer<'a> {
             ("model", json!(args.model)),
             ("revision", json!(args.revision.revision)),
             ("prompt", json!(args.prompt)),
-            ("separator", json!(args.separator)),
+            ("separator", json!(args.keyword_separator)),
             ("template", json!(args.template)),
             ("generation", serde_json::to_value(&self.options)?),
             ("sampling", serde_json::to_value(self.sampling)?),

@@ -41,8 +41,6 @@ pub(crate) struct Inspect {
     /// An audiofolder, shards, or one split of such
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Split to look at (default: all, each by itself and together)
     #[arg(long)]
     pub(crate) split: Option<String>,
@@ -70,6 +68,8 @@ pub(crate) struct Inspect {
     /// Exit with code 3 if anything was left out or a sound is broken
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Args)]
@@ -80,8 +80,6 @@ pub(crate) struct Pack {
     /// An audiofolder, a table, a benchmark as it is published, or other shards
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Folder to write; each split becomes a sub-folder
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -100,6 +98,8 @@ pub(crate) struct Pack {
     /// Stop at the first bad clip instead of skipping and counting it
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 /// How sounds go into shards.
@@ -149,8 +149,6 @@ pub(crate) struct Split {
     /// An audiofolder or shards
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    #[command(flatten)]
-    pub(crate) table: Table,
     /// Folder to write; each split becomes a sub-folder
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -181,6 +179,8 @@ pub(crate) struct Split {
     /// Stop at the first bad clip instead of skipping and counting it
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 fn group_by(text: &str) -> Result<GroupBy, String> {
