@@ -12,12 +12,12 @@ No case may hang on rounding: each is computed in f32, in f64 and with weights m
 import argparse, json, os
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import T5Config, T5ForConditionalGeneration, T5TokenizerFast
 
 TEXT = ["a dog barks while rain falls on a roof", "a person is speaking and a child laughs", "the sound of a train horn",
         "birds sing in the wind", "an engine starts and a bell rings", "water runs, footsteps and a door", "music is playing",
-        "a cat meows", "people are talking in a crowd", "keywords | text </s> speech"] * 3
+        "a cat meows", "people are talking in a crowd", "keywords | text </s> speech"]
 
 PROMPTS = ["dog| rain </s>", "speech </s>", "train| bell| water| footsteps| door| music| crowd| wind| birds| cat| horn </s>",
            "engine| child </s>", "a person is speaking and a child laughs while rain falls on a roof and a train horn rings </s>"]
@@ -40,12 +40,17 @@ CASES = {
 }
 
 def tokenizer():
-    inner = Tokenizer(models.Unigram())
+    """Every letter and some words. Given, not learnt: the trainer of `tokenizers` does not always learn the same."""
+    text = " ".join(TEXT + PROMPTS).replace("</s>", " ")
+    letters = sorted(set(text) - {" "})
+    words = sorted({"\u2581" + word for word in text.replace(",", " ").replace("|", " ").split() if len(word) > 3})
+    pieces = [(special, 0.0) for special in ["<pad>", "</s>", "<unk>"]] + [("\u2581", -4.0)]
+    pieces += [(letter, -6.0 - at / 64) for at, letter in enumerate(letters)]
+    pieces += [(word, -8.0 - at / 64) for at, word in enumerate(words)]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=2))
     inner.normalizer = normalizers.NFKC()
     inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     inner.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    inner.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=90, special_tokens=special, unk_token="<unk>", show_progress=False))
     inner.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
     return T5TokenizerFast(tokenizer_object=inner, extra_ids=0)
 
@@ -121,7 +126,7 @@ def write(folder, model, tokens, safe, own):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
-    parser.add_argument("--seeds", type=int, nargs=2, default=[11, 7])
+    parser.add_argument("--seeds", type=int, nargs=2, default=[15, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokens = tokenizer()

@@ -208,7 +208,8 @@ fn folders_that_are_no_caption_model_say_what_is_missing() {
     assert!(write("config.json", "{").contains("config.json"));
     assert!(write("generation_config.json", r#"{"num_beam_groups": 3}"#).contains("num_beam_groups"));
     assert!(write("tokenizer.json", "{}").contains("tokenizer.json"));
-    let other = r#"{"vocab_size": 71, "d_model": 16, "d_kv": 5, "d_ff": 32, "num_heads": 2, "num_layers": 2}"#;
+    let other = r#"{"vocab_size": 63, "d_model": 16, "d_kv": 5, "d_ff": 32, "num_heads": 2, "num_layers": 3,
+                    "num_decoder_layers": 2, "relative_attention_num_buckets": 8}"#;
     let message = write("config.json", other);
     assert!(message.contains("DenseReluDense.wi.weight") && message.contains("32"), "{message}");
 }
