@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// The content is of no known sound format.
     #[error(
-        "{name}: not a sound file that can be read (WAV, AIFF, FLAC, OGG Vorbis, MP3, AAC and M4A are; the content counts, not the extension)"
+        "{name}: not a sound file that can be read (WAV, AIFF, AU, FLAC, OGG Vorbis, MP3, AAC and M4A are; the content counts, not the extension)"
     )]
     NotAudio {
         /// The file or byte source.

@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AudioInfo {
-    /// The container's short name: `wave`, `aiff`, `flac`, `ogg`, `mp3`, `isomp4` (M4A, MP4, MOV), `aac` (ADTS).
+    /// The container's short name: `wave`, `aiff`, `au`, `flac`, `ogg`, `mp3`, `isomp4` (M4A, MP4, MOV), `aac` (ADTS).
     pub container: String,
     /// The codec's short name: `pcm_s16le`, `flac`, `vorbis`, `mp3`, `aac`, `alac`, ...
     pub codec: String,

@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Length};
 use crate::waveform::Channels;
 
+mod au;
 mod boxes;
 mod codebooks;
 mod edit_list;

@@ -30,7 +30,7 @@ impl Segment {
 /// Reads a part of a sound file as mono at its own rate: the frames `round(start * rate)` onwards of what
 /// [`crate::decode`] gives, `round(seconds * rate)` of them or as many as there are.
 ///
-/// The container finds the place where it can: WAV, AIFF, FLAC, M4A and Ogg are not read up to there. Damage outside the part
+/// The container finds the place where it can: WAV, AIFF, AU, FLAC, M4A and Ogg are not read up to there. Damage outside the part
 /// goes unseen.
 ///
 /// # Errors

@@ -85,6 +85,16 @@ fn aiff_and_aifc() {
 }
 
 #[test]
+fn au() {
+    check_exact("s16be.au", ("au", "pcm_s16be", 8000, 1, 2000, Some(16)), 91.0);
+    check_exact("s24be.au", ("au", "pcm_s24be", 8000, 1, 2000, Some(24)), 133.0);
+    check_exact("f32be.au", ("au", "pcm_f32be", 8000, 1, 2000, Some(32)), 150.0);
+    check_exact("alaw.au", ("au", "pcm_alaw", 8000, 1, 2000, Some(8)), 38.0);
+    check_exact("mulaw.au", ("au", "pcm_mulaw", 8000, 1, 2000, Some(8)), 37.0);
+    check_exact("2_channels.au", ("au", "pcm_s16be", 8000, 2, 2000, Some(16)), 91.0);
+}
+
+#[test]
 fn flac_and_alac() {
     check_exact("s16.flac", ("flac", "flac", 16_000, 2, 8000, Some(16)), 91.0);
     check_exact("s24.flac", ("flac", "flac", 16_000, 1, 4000, Some(24)), 133.0);
@@ -155,7 +165,7 @@ fn opus_as_libopus_decodes_it() {
 
 #[test]
 fn the_content_counts_whatever_the_extension() {
-    for name in ["s16le.wav", "s16.flac", "cbr.mp3", "vorbis.ogg", "aac.m4a", "adts.aac", "s16be.aiff"] {
+    for name in ["s16le.wav", "s16.flac", "cbr.mp3", "vorbis.ogg", "aac.m4a", "adts.aac", "s16be.aiff", "s16be.au"] {
         let bytes = std::fs::read(file(name)).unwrap();
         let truth = decode(&file(name), Channels::Mean).unwrap();
         for wrong in ["x.wav", "x.mp3", "x.flac", "x.m4a", "x.ogg", "x.txt", "x"] {

@@ -337,6 +337,38 @@ fn a_stream_of_unstated_length_is_read_to_its_end() {
     assert!(wave.is_ok_and(|wave| wave.samples.len() >= 492));
 }
 
+/// An `.au` header: where the samples begin, their bytes, encoding, rate, channels.
+fn au(words: [u32; 5], samples: &[u8]) -> Vec<u8> {
+    let words = words.iter().flat_map(|word| word.to_be_bytes());
+    b".snd".iter().copied().chain(words).chain(samples.iter().copied()).collect()
+}
+
+#[test]
+fn au_headers_may_lie() {
+    let decode = |words, samples: &[u8]| decode_bytes("x.au", &au(words, samples), Channels::Mean);
+    let samples = [0x40, 0, 0xc0, 0, 0, 0];
+    assert_eq!(decode([24, 6, 3, 8000, 1], &samples).unwrap().samples, [0.5, -0.5, 0.0]);
+    // Samples end where the header says; with a length that is not known, where the file does.
+    assert_eq!(decode([24, 4, 3, 8000, 1], &samples).unwrap().samples, [0.5, -0.5]);
+    assert_eq!(decode([24, u32::MAX, 3, 8000, 1], &samples).unwrap().samples, [0.5, -0.5, 0.0]);
+    // A note before them.
+    assert_eq!(decode([26, 4, 3, 8000, 1], &samples).unwrap().samples, [-0.5, 0.0]);
+    for (words, part) in [
+        ([24, 60, 3, 8000, 1], "promises 30 samples per channel, 3 are there"),
+        ([24, 6, 3, 0, 1], "sample rate of 0 Hz"),
+        ([24, 6, 3, 8000, 70], "70 channels"),
+        ([24, 6, 3, 8000, 0], "channels"),
+        ([24, 6, 3, 8000, u32::MAX], "channels"),
+        ([8, 6, 3, 8000, 1], "header"),
+        ([u32::MAX, 6, 3, 8000, 1], "header"),
+        ([24, 6, 23, 8000, 1], "encoding"),
+        ([24, 1, 3, 8000, 1], "no samples"),
+    ] {
+        let error = decode(words, &samples).unwrap_err().to_string();
+        assert!(error.starts_with("x.au: ") && error.contains(part), "{words:?}: {error}");
+    }
+}
+
 #[test]
 fn noise_behind_every_magic_number_is_an_error_or_a_sound_but_no_panic() {
     let mut state = 11u64;
@@ -344,7 +376,8 @@ fn noise_behind_every_magic_number_is_an_error_or_a_sound_but_no_panic() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as u8
     };
-    let magics: [&[u8]; 9] = [
+    let magics: [&[u8]; 10] = [
+        b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x03\0\0\x1f\x40\0\0\0\x01",
         b"RIFF\xff\xff\xff\xffWAVEfmt \x12\0\0\0",
         b"FORM\0\0\xff\xffAIFFCOMM\0\0\0\x12",
         b"fLaC\0\0\0\x22",

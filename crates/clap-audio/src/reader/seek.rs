@@ -1,6 +1,6 @@
 //! The way to a frame: sample n after a seek is sample n of a decode from the start.
 //!
-//! The container finds the place where it can: WAV, AIFF, FLAC, M4A, Ogg with one stream. MP3 and ADTS have no index, and an
+//! The container finds the place where it can: WAV, AIFF, AU, FLAC, M4A, Ogg with one stream. MP3 and ADTS have no index, and an
 //! Ogg file may be a chain of streams: there the packets before the place are read and not decoded, from the first one on.
 //! The decoder then gets as many packets before the place as it needs to arrive at the same state (`Track::lead_in`); Opus
 //! alone comes only within 1e-5 of it.
@@ -78,7 +78,7 @@ impl AudioReader<'_> {
         let wanted = i64::try_from(target).unwrap_or(i64::MAX).saturating_add(origin);
         let mut time = self.track.lead_in(wanted).max(origin);
         match self.info.container.as_str() {
-            "wave" | "aiff" | "flac" | "isomp4" => {}
+            "wave" | "aiff" | "au" | "flac" | "isomp4" => {}
             // Among several streams symphonia's search may go on for ever (OggReader::do_seek, `continue`).
             "ogg" if format.tracks().len() == 1 => {
                 let last = self.track.stated.map(|stated| i64::try_from(stated).unwrap_or(i64::MAX));

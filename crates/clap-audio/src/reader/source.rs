@@ -2,16 +2,26 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use symphonia::core::errors::Error as SymphoniaError;
-use symphonia::core::formats::probe::Hint;
+use symphonia::core::formats::probe::{Hint, Probe};
 use symphonia::core::formats::{FormatOptions, FormatReader};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 use symphonia::core::meta::MetadataOptions;
 
+use super::au::AuReader;
 use super::track::Track;
 use super::{Window, boxes, corrupt, damage, edit_list};
 use crate::error::{Error, Result};
+
+/// symphonia's containers and ours.
+static PROBE: LazyLock<Probe> = LazyLock::new(|| {
+    let mut probe = Probe::default();
+    symphonia::default::register_enabled_formats(&mut probe);
+    probe.register_format::<AuReader<'_>>();
+    probe
+});
 
 /// A reader and its length.
 pub(super) struct Source<R> {
@@ -64,12 +74,10 @@ pub(super) fn probe<'a>(name: &str, stream: MediaSourceStream<'a>) -> Result<Box
     if let Some(extension) = Path::new(name).extension().and_then(|extension| extension.to_str()) {
         hint.with_extension(extension);
     }
-    symphonia::default::get_probe().probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(
-        |error| match error {
-            SymphoniaError::Unsupported(reason) if reason.contains("no suitable format reader") => {
-                Error::NotAudio { name: name.to_owned() }
-            }
-            error => damage(name, &error),
-        },
-    )
+    PROBE.probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(|error| match error {
+        SymphoniaError::Unsupported(reason) if reason.contains("no suitable format reader") => {
+            Error::NotAudio { name: name.to_owned() }
+        }
+        error => damage(name, &error),
+    })
 }

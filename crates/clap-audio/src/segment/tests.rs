@@ -37,7 +37,17 @@ fn lossless_segments_are_slices() {
     for name in ["s16le.wav", "s24le.wav", "f64le.wav", "alaw.wav", "adpcm_ms.wav", "adpcm_ima.wav", "6_channels.wav"] {
         check(name);
     }
-    for name in ["s24be.aiff", "mulaw.aifc", "s16.flac", "s24.flac", "192_khz.flac", "flac.oga", "alac.m4a"] {
+    for name in [
+        "s24be.aiff",
+        "mulaw.aifc",
+        "s24be.au",
+        "2_channels.au",
+        "s16.flac",
+        "s24.flac",
+        "192_khz.flac",
+        "flac.oga",
+        "alac.m4a",
+    ] {
         check(name);
     }
 }

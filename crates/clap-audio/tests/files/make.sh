@@ -28,6 +28,10 @@ done
 for codec in s16le f32be f64be alaw mulaw; do
     chirp 8000 0.25 1 -c:a "pcm_$codec" -f aiff "$codec.aifc"
 done
+for codec in s16be s24be f32be alaw mulaw; do
+    chirp 8000 0.25 1 -c:a "pcm_$codec" "$codec.au"
+done
+chirp 8000 0.25 2 -c:a pcm_s16be 2_channels.au
 chirp 16000 0.5 2 -c:a flac -sample_fmt s16 s16.flac
 chirp 16000 0.25 1 -c:a flac -sample_fmt s32 -bits_per_raw_sample 24 s24.flac
 chirp 192000 0.05 1 -c:a flac 192_khz.flac
