@@ -24,7 +24,7 @@ use crate::{Error, Result, Sample, Skipped};
 
 pub(crate) use self::pcm_hash::{PcmHash, RATE};
 
-/// Partners that are named for one clip of the larger set, the best ones.
+/// Partners that are named for one clip of the first set, the best ones.
 const MOST_PARTNERS: usize = 10;
 
 /// How to compare two data sets.
@@ -92,21 +92,21 @@ pub fn overlap(a: &[Sample], b: &[Sample], options: &OverlapOptions, progress: &
     let mut skipped = Vec::new();
     let known = hear_all(kept, options, &mut skipped, progress);
     let search = Search::new(&known);
-    let mut pairs: Vec<(usize, usize, Found)> = Vec::new();
+    let mut partners = Partners::default();
     let look_up = |sample: &Sample| hear(sample, options.exact_only).map(|heard| search.find(&heard, known.len()));
     let taken = ordered(passed, options.threads, look_up, |index, found| {
         match found {
-            Ok(found) => pairs.extend(found.into_iter().map(|(clip, found)| match swapped {
-                true => (clip, index, found.turned()),
-                false => (index, clip, found),
-            })),
+            Ok(found) => found.into_iter().for_each(|(clip, found)| match swapped {
+                true => partners.add(clip, index, found.turned()),
+                false => partners.add(index, clip, found),
+            }),
             Err(clip) => skipped.push(clip),
         }
         progress(kept.len() + index + 1);
         Ok::<(), Infallible>(())
     });
     let Ok(()) = taken;
-    OverlapReport { matches: matches(pairs, a, b), skipped }
+    OverlapReport { matches: partners.matches(a, b), skipped }
 }
 
 /// Finds the clips of `samples` of which an earlier one is the same. `progress` is told how many clips have been heard.
@@ -115,14 +115,14 @@ pub fn overlap_within(samples: &[Sample], options: &OverlapOptions, progress: &m
     let known = hear_all(samples, options, &mut skipped, progress);
     let search = Search::new(&known);
     let places: Vec<usize> = (0..known.len()).collect();
-    let mut pairs = Vec::new();
+    let mut partners = Partners::default();
     let look_up = |place: &usize| known[*place].as_ref().map(|heard| search.find(heard, *place)).unwrap_or_default();
     let taken = ordered(&places, options.threads, look_up, |index, found| {
-        pairs.extend(found.into_iter().map(|(clip, found)| (index, clip, found)));
+        found.into_iter().for_each(|(clip, found)| partners.add(index, clip, found));
         Ok::<(), Infallible>(())
     });
     let Ok(()) = taken;
-    OverlapReport { matches: matches(pairs, samples, samples), skipped }
+    OverlapReport { matches: partners.matches(samples, samples), skipped }
 }
 
 /// Writes the list of the clips to leave out: `id`, `reason`, `matched`, `score`, `offset` in seconds, a row for each match.
@@ -232,24 +232,48 @@ impl<'a> Search<'a> {
                 (clip, Found { kind: MatchKind::SameSound, score, offset: offset as f64 / FRAMES_PER_SECOND })
             }));
         }
-        found.truncate(MOST_PARTNERS);
         found
     }
 }
 
-fn matches(mut pairs: Vec<(usize, usize, Found)>, a: &[Sample], b: &[Sample]) -> Vec<Match> {
-    pairs.sort_by(|(a, b, found), (c, d, other)| {
-        let better = found.kind.cmp(&other.kind).then(other.score.total_cmp(&found.score));
-        a.cmp(c).then(better).then(b.cmp(d))
+/// The best partners of each clip of the first set, whichever of the two passes by: no clip may drop out of the list because
+/// another has many partners.
+#[derive(Default)]
+struct Partners(HashMap<usize, Vec<(usize, Found)>>);
+
+impl Partners {
+    fn add(&mut self, first: usize, second: usize, found: Found) {
+        let partners = self.0.entry(first).or_default();
+        partners.push((second, found));
+        // Now and then, for a thousand takes of one drum would be half a million pairs.
+        if partners.len() >= 4 * MOST_PARTNERS {
+            keep_best(partners);
+        }
+    }
+
+    fn matches(self, a: &[Sample], b: &[Sample]) -> Vec<Match> {
+        let mut clips: Vec<_> = self.0.into_iter().collect();
+        clips.sort_unstable_by_key(|(first, _)| *first);
+        let mut matches = Vec::new();
+        for (first, mut partners) in clips {
+            keep_best(&mut partners);
+            matches.extend(partners.into_iter().map(|(second, found)| Match {
+                id: a[first].id.clone(),
+                matched: b[second].id.clone(),
+                kind: found.kind,
+                score: found.score,
+                offset: found.offset,
+            }));
+        }
+        matches
+    }
+}
+
+fn keep_best(partners: &mut Vec<(usize, Found)>) {
+    partners.sort_by(|(b, found), (d, other)| {
+        found.kind.cmp(&other.kind).then(other.score.total_cmp(&found.score)).then(b.cmp(d))
     });
-    let name = |(first, second, found): (usize, usize, Found)| Match {
-        id: a[first].id.clone(),
-        matched: b[second].id.clone(),
-        kind: found.kind,
-        score: found.score,
-        offset: found.offset,
-    };
-    pairs.into_iter().map(name).collect()
+    partners.truncate(MOST_PARTNERS);
 }
 
 #[cfg(test)]

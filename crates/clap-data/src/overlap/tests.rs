@@ -104,6 +104,29 @@ fn strangers_and_silence_are_not_the_same() {
 }
 
 #[test]
+fn no_clip_drops_out_for_another_one_has_many_partners() {
+    let tree = Tree::new();
+    let whole = recording(3, 2.0);
+    let changed: Vec<Sample> = (0..MOST_PARTNERS + 3)
+        .map(|n| {
+            let samples: Vec<f32> = whole.iter().map(|sample| sample * (0.9 - 0.05 * n as f32)).collect();
+            written(&tree, &format!("{n}.wav"), RATE, &samples)
+        })
+        .collect();
+    let mut others: Vec<Sample> =
+        (100..120).map(|seed| written(&tree, &format!("{seed}.wav"), RATE, &recording(seed, 1.0))).collect();
+    others.push(written(&tree, "whole.wav", RATE, &whole));
+    // The set to be cleaned is the smaller one, then the larger one.
+    for others in [&others[..], &others[20..]] {
+        let found = overlap(&changed, others, &OPTIONS, &mut |_| {}).matches;
+        let ids: Vec<&str> = found.iter().map(|found| found.id.as_str()).collect();
+        assert_eq!(ids, changed.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>());
+    }
+    let found = overlap(&others[20..], &changed, &OPTIONS, &mut |_| {}).matches;
+    assert_eq!(found.len(), MOST_PARTNERS);
+}
+
+#[test]
 fn the_same_samples_are_known_in_any_file() {
     let tree = Tree::new();
     let originals = originals(&tree);
