@@ -5,7 +5,8 @@ use serde::Serialize;
 /// A histogram has about this many bins, and never more than twice as many.
 const BINS: f64 = 20.0;
 
-/// Values above this quantile share the last bin, so that one long recording does not squeeze all others into the first.
+/// Values above this quantile share the last bin where they are far away, so that one long recording does not squeeze all
+/// others into the first.
 const TAIL: f64 = 0.99;
 
 /// Some values in short.
@@ -64,6 +65,7 @@ fn histogram(sorted: &[f64], tail: f64, whole: bool) -> Vec<Bin> {
         width = width.max(1.0).round();
     }
     let first = (min / width).floor();
+    let tail = if (max / width).floor() - first < 2.0 * BINS { max } else { tail };
     // Computed from whole numbers, so that edges print as 0.3 and not as 0.30000000000000004.
     let edge =
         |number: f64| if width < 1.0 { (first + number) / (1.0 / width).round() } else { (first + number) * width };
@@ -129,5 +131,7 @@ mod tests {
         assert_eq!([0.013, 0.02, 0.3, 7.0, 0.0].map(round_width), [0.02, 0.02, 0.5, 10.0, 1.0]);
         let few = Spread::of(vec![3.0, 4.0, 4.0, 6.0], true).unwrap();
         assert_eq!(few.histogram.iter().map(|bin| bin.count).collect::<Vec<_>>(), [1, 2, 0, 1]);
+        let many = Spread::of([[5.0; 500].as_slice(), &[6.0; 500], &[9.0]].concat(), true).unwrap();
+        assert_eq!(many.histogram.iter().map(|bin| bin.count).collect::<Vec<_>>(), [500, 500, 0, 0, 1]);
     }
 }
