@@ -87,6 +87,14 @@ fn several_labels_are_measured_by_average_precision() {
     assert!((metrics["chance_map"].as_f64().unwrap() - 5.0 / 12.0).abs() < 1e-9, "{metrics}");
     let text = xtask(&["eval", "--model", &trained().model(), "--data", &path]);
     assert!(text.succeeds().stdout.contains("zero-shot mAP, several labels"), "{text:#?}");
+    let (dev, words) = (folder.join("FSD50K.ground_truth/dev.csv"), "fname,labels,mids,split\n");
+    fs::write(dev, format!("{words}4,Bell,,train\n5,Bell,,val\n")).unwrap();
+    // The other splits were never fetched, which is no reason not to pack this one.
+    let out = root.path().join("shards").display().to_string();
+    let packed = xtask(&["dataset", "pack", &path, &out]);
+    assert!(packed.succeeds().stdout.contains("3 clips in 1 shards"), "{packed:#?}");
+    assert!(packed.stderr.contains("skipped split") && packed.stderr.contains("no usable clip"), "{packed:#?}");
+    xtask(&["dataset", "pack", "--strict", &path, &format!("{out}-2")]).fails(3, &["0 of 36,796 clips"]);
 }
 
 #[test]

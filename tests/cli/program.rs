@@ -1,7 +1,7 @@
 //! The real program, and small data to run it on.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// What one call of the program gave.
@@ -40,7 +40,12 @@ impl Ran {
 
 /// Runs `cargo xtask` with these arguments. Nothing is fetched.
 pub(crate) fn xtask<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Ran {
-    let out = Command::new(program()).args(args).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    xtask_reading(args, Stdio::null())
+}
+
+/// As [`xtask`], with something on standard input.
+pub(crate) fn xtask_reading<S: AsRef<std::ffi::OsStr>>(args: &[S], input: impl Into<Stdio>) -> Ran {
+    let out = Command::new(program()).args(args).env("HF_HUB_OFFLINE", "1").stdin(input).output().unwrap();
     Ran {
         code: out.status.code(),
         stdout: String::from_utf8(out.stdout).unwrap(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::cli::program::{Ran, WARMUP, recipe, tone, tones, xtask};
+use crate::cli::program::{Ran, WARMUP, recipe, tone, tones, xtask, xtask_reading};
 
 /// A model trained by the program on four kinds of tones; made once for all tests of this binary.
 pub(crate) struct Trained {
@@ -104,6 +104,27 @@ fn a_run_folder_holds_what_it_should() {
         let name = entry.unwrap().file_name();
         assert!(!name.to_string_lossy().contains("partial"), "{name:?} was left behind");
     }
+}
+
+#[test]
+fn shards_stream_from_standard_input() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let text = |name: &str| folder.path().join(name).display().to_string();
+    xtask(&["dataset", "pack", &trained.data(), &text("shards"), "--per-shard", "20"]).succeeds();
+    // As `cat *.tar |` would give them.
+    let joined: Vec<u8> = (0..3).flat_map(|n| std::fs::read(text(&format!("shards/train/{n}.tar"))).unwrap()).collect();
+    std::fs::write(text("joined"), joined).unwrap();
+    let config = trained.run().join("config.toml").display().to_string();
+    let (out, input) = (text("run"), || std::fs::File::open(text("joined")).unwrap());
+    let args = ["train", "--config", &config, "--set", "data.train=-", "--set", "data.train_split=", "--out", &out];
+    // The length of an epoch has to be said, since nobody knows it.
+    xtask_reading(&args, input()).fails(2, &["data.samples_per_epoch", "standard input"]);
+    let ran = xtask_reading(&[&args[..], &["--set", "data.samples_per_epoch=32"]].concat(), input());
+    ran.succeeds();
+    assert!(ran.stderr.contains("standard input: the stream ended after"), "{ran:#?}");
+    let report = std::fs::read_to_string(folder.path().join("run/report.md")).unwrap();
+    assert!(report.contains("the stream of training clips ended"), "{report}");
 }
 
 #[test]

@@ -445,6 +445,9 @@ pub(crate) struct Bench {
     /// Measure single operations, fused and composed, instead of towers
     #[arg(long)]
     pub(crate) ops: bool,
+    /// Measure the loader, from FLAC shards to log-mel batches, instead of towers; --threads are its workers
+    #[arg(long, conflicts_with = "ops")]
+    pub(crate) loader: bool,
     /// Cases whose names hold one of these, for example --only pann,train (default: all)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -456,7 +459,7 @@ pub(crate) struct Bench {
     pub(crate) write: Option<PathBuf>,
     /// Run one case in this process and print the seconds of each round, for example --case "roberta 77 16"; see
     /// xtask/src/bench/case.rs
-    #[arg(long, value_name = "CASE", conflicts_with_all = ["python", "ops", "only", "write"])]
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["python", "ops", "loader", "only", "write"])]
     pub(crate) case: Option<String>,
     /// Answer cases on standard input with seconds
     #[arg(long, hide = true)]

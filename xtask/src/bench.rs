@@ -6,6 +6,7 @@
 mod case;
 mod child;
 mod flops;
+mod loader;
 mod machine;
 mod models;
 mod ops;
@@ -28,7 +29,11 @@ pub(crate) fn run(args: &args::Bench, threads: Option<NonZeroUsize>) -> anyhow::
         time(line, args.rounds)?;
     } else {
         let threads = threads.map_or_else(rayon::current_num_threads, NonZeroUsize::get);
-        if args.ops { ops::run(args, threads)? } else { models::run(args, threads)? }
+        match (args.ops, args.loader) {
+            (true, _) => ops::run(args, threads)?,
+            (_, true) => loader::run(args, threads)?,
+            _ => models::run(args, threads)?,
+        }
     }
     Ok(Exit::Done)
 }

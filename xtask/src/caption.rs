@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::exit::{Exit, failure};
-use crate::splits::{each_split, write_classes};
+use crate::splits::{EmptySplits, each_split, write_classes};
 
 pub(crate) fn run(args: &args::Caption) -> anyhow::Result<Exit> {
     let prompt = KeywordPrompt::new(&args.prompt, &args.keyword_separator)?;
@@ -51,9 +51,11 @@ fn data_set(
     let mut counts = DebiasCounts::new();
     let mut classes = None;
     let table = args.table.open_options();
+    let mut empty = EmptySplits::default();
     for split in each_split(source, &table, args.split.as_deref())? {
         let open = OpenOptions { split: split.clone(), strict: args.strict, ..table.clone() };
-        let mut data = clap_data::open(source, &open)?;
+        let opened = clap_data::open(source, &open).map_err(anyhow::Error::from);
+        let Some(mut data) = empty.pass(opened, args.strict)? else { continue };
         for skipped in &data.skipped {
             eprintln!("skipped {skipped}");
         }
@@ -63,6 +65,7 @@ fn data_set(
         write_split(args, &data, &out, writer, &mut counts)?;
         classes.get_or_insert(data.classes);
     }
+    empty.finish(classes.is_some())?;
     write_classes(out, &classes.unwrap_or_default())?;
     report(&counts);
     Ok(Exit::Done)

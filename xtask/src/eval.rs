@@ -55,7 +55,7 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
         eprintln!("skipped {clip}");
     }
     if !skipped.is_empty() {
-        eprintln!("{} bad clips skipped", skipped.len());
+        eprintln!("{} skipped", skipped.len());
     }
     if args.strict && !skipped.is_empty() {
         return Err(failure(Exit::Data, "--strict: a data set with bad clips is not evaluated"));

@@ -41,7 +41,7 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
         done.best_epoch,
         match done.skipped {
             0 => String::new(),
-            n => format!("; {n} bad clips skipped"),
+            n => format!("; {n} skipped"),
         },
     );
     if !done.best.is_empty() {

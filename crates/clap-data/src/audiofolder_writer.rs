@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::members::{AUDIO_EXTENSIONS, check_relative};
 use crate::shard_writer::{Keys, kept};
-use crate::webdataset::{AUDIO_EXTENSIONS, check_relative};
 use crate::whole_file::write_whole;
 use crate::{AudioSource, Error, Result, Sample};
 
@@ -145,7 +145,9 @@ impl Names {
         }
         let extension = match &sample.audio {
             AudioSource::File(path) => path.extension().and_then(|extension| extension.to_str()).map(str::to_owned),
-            AudioSource::Member { name, .. } => name.rsplit_once('.').map(|(_, extension)| extension.to_owned()),
+            AudioSource::Member { name, .. } | AudioSource::Memory { name, .. } => {
+                name.rsplit_once('.').map(|(_, extension)| extension.to_owned())
+            }
             #[cfg(feature = "parquet")]
             AudioSource::Row { .. } => None,
         };

@@ -104,7 +104,7 @@ fn begin(samples: &[Sample], out_dir: &Path, pack: &AugmentedPack) -> Result<()>
 fn check_finished(path: &Path, keys: &[String]) -> Result<()> {
     let other = |reason: String| Error::Resume { path: path.to_owned(), reason };
     let shards = [path.to_owned()];
-    let found = webdataset::read_shards(&shards, None, TextAugment::None, &mut Report::new(true))
+    let found = webdataset::read_shards(&shards, None, (TextAugment::None, true), &mut Report::new(true))
         .map_err(|error| other(format!("a finished shard cannot be read ({error})")))?;
     match found.iter().map(|sample| &sample.id).eq(keys) {
         true => Ok(()),

@@ -9,10 +9,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use crate::columns::{AUDIO, CAPTIONS, TITLE, caption_columns, texts};
+use crate::members::AUDIO_EXTENSIONS;
 use crate::sample::dedupe;
 use crate::skipped::Report;
 use crate::table::Table;
-use crate::webdataset::AUDIO_EXTENSIONS;
 use crate::{Columns, Error, OpenOptions, Result, Sample};
 
 /// Names of the column of ids, beside those of sound files.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::members::strings;
 use crate::table::{Row, Table};
-use crate::webdataset::strings;
 use crate::{Error, Result};
 
 /// Names of the column that says where a sound is: Hugging Face's audiofolder, open_clip's tables, manifests of speech

@@ -203,6 +203,20 @@ pub enum Error {
         /// The output folder.
         path: PathBuf,
     },
+    /// Shards that cannot be streamed, or not in the way asked for.
+    #[error("{what}: {reason}")]
+    Stream {
+        /// The pattern, URL or shard.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Sounds of another kind where shards are needed.
+    #[error("{}: no shards here, which streaming needs; `cargo xtask dataset pack` makes some", path.display())]
+    NoShards {
+        /// The path as it was given.
+        path: PathBuf,
+    },
     /// A clip's bytes could not be had while packing.
     #[error("{what}: {reason}")]
     Pack {

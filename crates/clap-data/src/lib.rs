@@ -29,6 +29,7 @@ mod fold;
 mod inspect;
 mod keyword_prompt;
 mod loader;
+mod members;
 mod ordered;
 mod overlap;
 #[cfg(feature = "parquet")]
@@ -47,6 +48,7 @@ mod sound_place;
 mod source;
 mod split_choice;
 mod split_name;
+mod stream;
 mod table;
 mod tag_sentence;
 #[cfg(test)]
@@ -78,6 +80,7 @@ pub use shard_pattern::expand_braces;
 pub use shard_writer::{PackOptions, PackSummary, PackedSound, close_pack, pack, pack_one_of_several};
 pub use skipped::Skipped;
 pub use source::{OpenOptions, evaluation_split, open, splits};
+pub use stream::{Stream, StreamOptions};
 pub use tag_sentence::TagSentence;
 pub use text_augment::TextAugment;
 pub use wave_cache::WaveCache;

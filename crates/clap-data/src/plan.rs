@@ -43,6 +43,12 @@ pub struct LoaderConfig {
     pub workers: usize,
     /// Batches prepared ahead of the one asked for; at least one.
     pub prefetch: usize,
+    /// Which of the processes that train together this is, below `world`.
+    pub rank: usize,
+    /// Processes that train together, each on `batch_size` clips of a step.
+    pub world: usize,
+    /// The batch of the epoch to begin with, for a run that goes on.
+    pub first_batch: usize,
 }
 
 impl Default for LoaderConfig {
@@ -57,6 +63,9 @@ impl Default for LoaderConfig {
             shuffle: false,
             workers: 2,
             prefetch: 2,
+            rank: 0,
+            world: 1,
+            first_batch: 0,
         }
     }
 }
@@ -67,7 +76,7 @@ pub fn sample_rng(seed: u64, epoch: u64, index: usize, copy: u32) -> ChaCha8Rng 
     keyed_rng([seed, epoch, index as u64, u64::from(copy)])
 }
 
-fn keyed_rng(key: [u64; 4]) -> ChaCha8Rng {
+pub(crate) fn keyed_rng(key: [u64; 4]) -> ChaCha8Rng {
     let mut bytes = [0u8; 32];
     for (part, value) in bytes.chunks_exact_mut(8).zip(key) {
         part.copy_from_slice(&value.to_le_bytes());
@@ -75,14 +84,20 @@ fn keyed_rng(key: [u64; 4]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(bytes)
 }
 
-/// The batches of an epoch as indices into `samples`.
+/// The batches of an epoch for one rank as indices into `samples`, those before `first_batch` included.
+///
+/// Every rank has as many batches, no two ranks have a clip in common, and together they have the epoch: each step is a run of
+/// the epoch's order, of which every rank has its part. A last step that is not whole is left out with `drop_last`, else
+/// shared out evenly; its batches may be empty.
 ///
 /// A clip that a balanced epoch draws more than once is kept from meeting itself in a batch where there is room elsewhere:
 /// for a contrastive loss it would be its own counterexample.
 pub fn plan(samples: &[Sample], config: &LoaderConfig) -> Vec<Vec<usize>> {
     // No sample has this index, so the order's generator is nobody else's.
     let mut rng = keyed_rng([config.seed, config.epoch, u64::MAX, 0]);
-    let batch_size = config.batch_size.max(1);
+    let world = config.world.max(1);
+    let rank = config.rank.min(world - 1);
+    let step = config.batch_size.max(1).saturating_mul(world);
     let mut order = match config.balance {
         Balance::None => (0..samples.len()).collect(),
         Balance::Labels(exponent) => {
@@ -92,13 +107,11 @@ pub fn plan(samples: &[Sample], config: &LoaderConfig) -> Vec<Vec<usize>> {
     };
     if config.shuffle {
         order.shuffle(&mut rng);
-        part_copies(&mut order, batch_size);
+        part_copies(&mut order, step);
     }
-    let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
-    if config.drop_last && batches.last().is_some_and(|last| last.len() < batch_size) {
-        batches.pop();
-    }
-    batches
+    let share = |step: &[usize]| step[step.len() * rank / world..step.len() * (rank + 1) / world].to_vec();
+    let whole = |clips: &&[usize]| !config.drop_last || clips.len() == step;
+    order.chunks(step).filter(whole).map(share).collect()
 }
 
 /// As many indices as there are samples, rare labels more often; sorted.
@@ -149,28 +162,28 @@ fn labels(sample: &Sample) -> Vec<&str> {
 }
 
 /// Moves the second copy of a clip out of its batch: swaps it with the next clip of another batch that suits both.
-fn part_copies(order: &mut [usize], batch_size: usize) {
-    let mut batches: Vec<HashSet<usize>> = vec![HashSet::new(); order.len().div_ceil(batch_size)];
+fn part_copies(order: &mut [usize], step: usize) {
+    let mut batches: Vec<HashSet<usize>> = vec![HashSet::new(); order.len().div_ceil(step)];
     let mut copies = Vec::new();
     for (at, &index) in order.iter().enumerate() {
-        if !batches[at / batch_size].insert(index) {
+        if !batches[at / step].insert(index) {
             copies.push(at);
         }
     }
     let at_home: HashSet<usize> = copies.iter().copied().collect();
     for at in copies {
-        let (index, home) = (order[at], at / batch_size);
+        let (index, home) = (order[at], at / step);
         // A few batches' worth of places is enough unless one clip fills every batch; then there is no cure.
         let elsewhere =
-            (1..order.len().min(batch_size.saturating_mul(8))).map(|step| (at + step) % order.len()).find(|&other| {
-                let away = other / batch_size;
+            (1..order.len().min(step.saturating_mul(8))).map(|ahead| (at + ahead) % order.len()).find(|&other| {
+                let away = other / step;
                 away != home
                     && !at_home.contains(&other)
                     && !batches[away].contains(&index)
                     && !batches[home].contains(&order[other])
             });
         if let Some(other) = elsewhere {
-            let away = other / batch_size;
+            let away = other / step;
             batches[away].remove(&order[other]);
             batches[away].insert(index);
             batches[home].insert(order[other]);

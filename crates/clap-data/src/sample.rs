@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap_audio::{AudioReader, Channels, Waveform};
 use serde_json::Value;
@@ -55,6 +56,13 @@ pub enum AudioSource {
         /// The row, counted from 0.
         row: u64,
     },
+    /// The bytes themselves, as a stream brought them.
+    Memory {
+        /// Where they came from, for messages: `https://host/0.tar/clip.flac`.
+        name: String,
+        /// The encoded sound.
+        bytes: Arc<[u8]>,
+    },
 }
 
 impl AudioSource {
@@ -65,6 +73,7 @@ impl AudioSource {
     pub fn load(&self, sample_rate: u32) -> clap_audio::Result<Waveform> {
         match self {
             Self::File(path) => clap_audio::load(path, sample_rate, Channels::Mean),
+            Self::Memory { name, bytes } => clap_audio::load_bytes(name, bytes, sample_rate, Channels::Mean),
             _ => {
                 let bytes = self
                     .bytes()
@@ -87,6 +96,7 @@ impl AudioSource {
                     .map_err(|source| clap_audio::Error::Unreadable { path: PathBuf::from(&name), source })?;
                 AudioReader::from_reader(&name, section)
             }
+            Self::Memory { name, bytes } => AudioReader::from_bytes(name, Arc::clone(bytes)),
             #[cfg(feature = "parquet")]
             Self::Row { .. } => {
                 let name = self.name();
@@ -127,6 +137,15 @@ impl AudioSource {
                 check_size(bytes.len() as u64)?;
                 Ok(bytes)
             }
+            Self::Memory { bytes, .. } => Ok(bytes.to_vec()),
+        }
+    }
+
+    /// Bytes that it holds in memory itself.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Memory { bytes, .. } => bytes.len(),
+            _ => 0,
         }
     }
 
@@ -137,6 +156,7 @@ impl AudioSource {
             Self::Member { shard, name, .. } => format!("{}/{name}", shard.display()),
             #[cfg(feature = "parquet")]
             Self::Row { file, row } => format!("{} row {row}", file.path().display()),
+            Self::Memory { name, .. } => name.clone(),
         }
     }
 }

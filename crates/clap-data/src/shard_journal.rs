@@ -161,6 +161,7 @@ impl Fingerprint {
         let place = match audio {
             AudioSource::File(path) => json!([path, fs::metadata(path).map(|file| file.len()).ok()]),
             AudioSource::Member { shard, offset, size, .. } => json!([shard, offset, size]),
+            AudioSource::Memory { name, bytes } => json!([name, bytes.len()]),
             #[cfg(feature = "parquet")]
             AudioSource::Row { file, row } => json!([file.path(), row]),
         };

@@ -35,17 +35,37 @@ impl ShardSizes {
         report.skip(inventory(folder).display().to_string(), reason)
     }
 
+    /// How many pairs the inventory beside a shard promises for it, if it does.
+    pub(crate) fn promised(&mut self, shard: &Path, report: &mut Report) -> Result<Option<u64>> {
+        let sizes = self.of(shard.parent().unwrap_or(Path::new("")), report)?;
+        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+        Ok(sizes.and_then(|sizes| sizes.get(name.as_ref())?.as_u64()))
+    }
+
     /// Reports the shards that the inventory of a folder names and that are not among all its shards.
     pub(crate) fn check_absent(&mut self, folder: &Path, shards: &[PathBuf], report: &mut Report) -> Result<()> {
-        let Some(sizes) = self.of(folder, report)? else {
-            return Ok(());
-        };
-        let present: HashSet<_> = shards.iter().filter_map(|shard| shard.file_name()?.to_str()).collect();
-        for (name, promised) in sizes.iter().filter(|(name, _)| !present.contains(name.as_str())) {
+        for (name, promised) in self.absent(folder, shards, report)? {
             let reason = format!("it promises {promised} for {name}, which is not there");
             report.skip(inventory(folder).display().to_string(), reason)?;
         }
         Ok(())
+    }
+
+    /// The shards that the inventory of a folder names and that are not among all its shards, and what it promises for them.
+    pub(crate) fn absent(
+        &mut self,
+        folder: &Path,
+        shards: &[PathBuf],
+        report: &mut Report,
+    ) -> Result<Vec<(String, Value)>> {
+        let present: HashSet<_> = shards
+            .iter()
+            .filter(|shard| shard.parent() == Some(folder))
+            .filter_map(|shard| shard.file_name()?.to_str())
+            .collect();
+        let sizes = self.of(folder, report)?.into_iter().flatten();
+        let absent = sizes.filter(|(name, _)| !present.contains(name.as_str()));
+        Ok(absent.map(|(name, promised)| (name.clone(), promised.clone())).collect())
     }
 
     /// The inventory of a folder, read when it is first asked for.

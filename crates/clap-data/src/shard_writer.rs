@@ -15,10 +15,10 @@ use clap_audio::{AudioReader, decode_reader};
 use serde_json::{Map, Value, json};
 
 use crate::flac;
+use crate::members::AUDIO_EXTENSIONS;
 use crate::ordered::ordered;
 pub use crate::shard_journal::close_pack;
 use crate::shard_journal::{Journal, Written};
-use crate::webdataset::AUDIO_EXTENSIONS;
 use crate::whole_file::{Part, write_json};
 use crate::{AudioSource, Error, Result, Sample, Skipped};
 
@@ -285,6 +285,11 @@ fn content_extension(bytes: &[u8]) -> Option<&'static str> {
         [b'O', b'g', b'g', b'S', ..] => Some("ogg"),
         [b'I', b'D', b'3', ..] => Some("mp3"),
         [b'F', b'O', b'R', b'M', ..] => Some("aiff"),
+        [b'.', b's', b'n', b'd', ..] => Some("au"),
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some("m4a"),
+        // The sync word of ADTS has layer 0, that of MP3 layer 3.
+        [0xff, second, ..] if second & 0xf6 == 0xf0 => Some("aac"),
+        [0xff, second, ..] if second & 0xe6 == 0xe2 => Some("mp3"),
         _ => None,
     }
 }
@@ -341,7 +346,7 @@ impl AudioSource {
     fn extension(&self) -> Option<String> {
         match self {
             Self::File(path) => extension_of(path.file_name()?.to_str()?),
-            Self::Member { name, .. } => extension_of(name),
+            Self::Member { name, .. } | Self::Memory { name, .. } => extension_of(name),
             #[cfg(feature = "parquet")]
             Self::Row { .. } => None,
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::webdataset::check_relative;
+use crate::members::check_relative;
 use crate::{Error, Result};
 
 /// How far a table's names may lead.

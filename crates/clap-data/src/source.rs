@@ -15,7 +15,7 @@ use crate::split_choice::{named, takes};
 use crate::split_name;
 use crate::table::Format;
 use crate::{
-    AudioSource, Columns, DataSet, Error, Result, Sample, TextAugment, benchmark_at, class_list, expand_braces,
+    AudioSource, Columns, DataSet, Error, Result, Sample, Stream, TextAugment, benchmark_at, class_list, expand_braces,
     labels_of, webdataset,
 };
 
@@ -37,6 +37,13 @@ pub struct OpenOptions {
     /// A list of clips to leave out: a CSV table with a column `id`, as [`crate::write_exclusion_list`] makes it, or one id a
     /// line. Ids are those that the same path and split give without it.
     pub exclude: Option<PathBuf>,
+}
+
+impl OpenOptions {
+    /// Whether a clip without words of its own is to be left out at once: none come from elsewhere.
+    fn need_words(&self) -> bool {
+        self.captions.is_none() && self.more_captions.is_none()
+    }
 }
 
 /// What is at a path.
@@ -164,6 +171,39 @@ pub fn evaluation_split(path: &Path, options: &OpenOptions) -> Result<Option<Str
     Ok(preferred.find(|name| splits.iter().any(|split| split == name)).map(str::to_owned))
 }
 
+/// The shards of one split, or of all of them, and the folders of which they are all that is there.
+pub(crate) fn shards(path: &Path, split: Option<&str>) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let layout = layout(path, &Columns::default())?;
+    let place = Place::of(path, &layout);
+    let missing = |available: Vec<String>| match split {
+        Some(split) => Err(Error::SplitMissing { path: path.to_owned(), split: split.to_owned(), available }),
+        None => Err(Error::NoShards { path: path.to_owned() }),
+    };
+    match layout {
+        Layout::Shards { folder, shards, is_whole } if split.is_none() || split == place.split.as_deref() => {
+            Ok((shards, is_whole.then_some(folder).into_iter().collect()))
+        }
+        Layout::Shards { .. } => missing(place.split.into_iter().collect()),
+        Layout::Tables { .. } | Layout::Benchmark { .. } => Err(Error::NoShards { path: path.to_owned() }),
+        Layout::Splits(splits) => {
+            let available = splits.iter().map(|(name, _)| name.clone()).collect();
+            let (mut found, mut folders) = (Vec::new(), Vec::new());
+            for (_, layout) in splits.into_iter().filter(|(name, _)| takes(split, name)) {
+                match layout {
+                    Layout::Shards { folder, shards, is_whole } => {
+                        found.extend(shards);
+                        folders.extend(is_whole.then_some(folder));
+                    }
+                    _ => {
+                        return Err(Error::NoShards { path: path.to_owned() });
+                    }
+                }
+            }
+            if found.is_empty() { missing(available) } else { Ok((found, folders)) }
+        }
+    }
+}
+
 /// Where a data set is and what its folder's name says about it.
 struct Place {
     folder: PathBuf,
@@ -288,7 +328,8 @@ impl Layout {
                     tracing::warn!("{}: shards have no columns; those named are not looked for", folder.display());
                 }
                 let whole_folder = is_whole.then_some(folder.as_path());
-                let samples = webdataset::read_shards(shards, whole_folder, options.augment, report)?;
+                let samples =
+                    webdataset::read_shards(shards, whole_folder, (options.augment, options.need_words()), report)?;
                 Ok(Found { samples, available, ..Found::default() })
             }
             Self::Tables { files, reach } => {
@@ -341,7 +382,7 @@ impl Layout {
         let mut report = Report::new(false);
         Ok(match self {
             Self::Shards { shards, .. } => {
-                labels_of(&webdataset::read_shards(shards, None, options.augment, &mut report)?)
+                labels_of(&webdataset::read_shards(shards, None, (options.augment, options.need_words()), &mut report)?)
             }
             Self::Tables { files, reach } => {
                 let found = read_tables(files, *reach, options, None, &mut report)?;
@@ -361,7 +402,7 @@ fn read_tables(
     wanted: Option<&str>,
     report: &mut Report,
 ) -> Result<Clips> {
-    let needs_words = options.captions.is_none() && options.more_captions.is_none();
+    let needs_words = options.need_words();
     clips::read_clips(files, Reading { columns: &options.columns, reach, wanted, needs_words }, report)
 }
 
@@ -386,6 +427,10 @@ fn layout(path: &Path, columns: &Columns) -> Result<Layout> {
         Err(cause) => {
             // A file may well have braces in its name, so patterns come second.
             return match path.to_str() {
+                _ if Stream::is_needed(path) => Err(Error::Stream {
+                    what: path.display().to_string(),
+                    reason: "can be streamed into training (data.train), and nothing else; fetch the shards".to_owned(),
+                }),
                 Some(pattern) if pattern.contains('{') => pattern_layout(path, pattern),
                 _ => Err(Error::io(path, cause)),
             };
@@ -500,6 +545,7 @@ fn make_ids_unique(samples: &mut [Sample]) {
                 AudioSource::Member { shard, .. } => shard.with_extension(""),
                 #[cfg(feature = "parquet")]
                 AudioSource::Row { file, .. } => file.path().with_extension(""),
+                AudioSource::Memory { name, .. } => Path::new(name).parent().unwrap_or(Path::new("")).to_owned(),
             };
             let parts: Vec<_> = place.components().rev().take(2).collect();
             let place: PathBuf = parts.into_iter().rev().collect();

@@ -12,7 +12,7 @@ use clap_audio::Waveform;
 
 use crate::AudioSource;
 
-/// Decoded clips by source and rate; see the module's comment.
+/// Decoded clips by source and rate, but none that a stream brought; see the module's comment.
 #[derive(Debug)]
 pub struct WaveCache {
     limit_bytes: usize,
@@ -36,7 +36,8 @@ impl WaveCache {
     /// # Errors
     /// Those of [`AudioSource::load`]; failures are not kept.
     pub fn load(&self, source: &AudioSource, sample_rate: u32) -> clap_audio::Result<Arc<Waveform>> {
-        if self.limit_bytes == 0 {
+        // What a stream brings is gone before it comes again.
+        if self.limit_bytes == 0 || matches!(source, AudioSource::Memory { .. }) {
             return Ok(Arc::new(source.load(sample_rate)?));
         }
         let key = (source.clone(), sample_rate);

@@ -9,6 +9,7 @@
 //! addition to the log-mel, which is what a factor on the samples does to it; SpecAugment fills with the clip's mean, as it
 //! runs before the batch norm that LAION runs it after (fill 0).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -40,6 +41,8 @@ pub struct Collate {
     augment: AugmentConfig,
     templates: Vec<Template>,
     template_probability: f64,
+    /// How labels are said where that is not their name with spaces for underscores.
+    phrases: BTreeMap<String, String>,
 }
 
 impl Collate {
@@ -57,7 +60,15 @@ impl Collate {
             augment: config.augment.clone(),
             templates: config.data.templates.iter().map(template).collect::<Result<_>>()?,
             template_probability: config.data.template_probability,
+            phrases: BTreeMap::new(),
         })
+    }
+
+    /// Fills templates with a data set's own wording of its labels ([`clap_data::DataSet::phrases`]).
+    #[must_use]
+    pub fn with_phrases(mut self, phrases: BTreeMap<String, String>) -> Self {
+        self.phrases = phrases;
+        self
     }
 
     /// One draw of one clip.
@@ -95,7 +106,10 @@ impl Collate {
         let wants_template = rng.random_bool(self.template_probability);
         if wants_template && let Some(label) = caption::draw(&sample.labels, rng) {
             let template = &self.templates[rng.random_range(0..self.templates.len())];
-            return template.fill(&caption::readable(label));
+            return match self.phrases.get(label) {
+                Some(phrase) => template.fill(phrase),
+                None => template.fill(&caption::readable(label)),
+            };
         }
         caption::draw(&sample.captions, rng).unwrap_or_default().to_owned()
     }
@@ -206,6 +220,14 @@ mod tests {
         assert_eq!(count(&["data.template_probability=0"], "this is a sound of big dog"), 0);
         assert!((50..110).contains(&count(&["data.template_probability=0.4"], "this is a sound of big dog")));
         assert!((75..125).contains(&count(&[], "second")));
+    }
+
+    #[test]
+    fn labels_are_said_as_the_data_set_says_them() {
+        let (_temp, sample, collate) = bench(&["data.template_probability=1"]);
+        let label = sample.labels[0].clone();
+        let collate = collate.with_phrases([(label, "a dog, a big one".to_owned())].into());
+        assert_eq!(items(&sample, &collate, 1)[0].text, "this is a sound of a dog, a big one");
     }
 
     /// The text of the one clip in each of the first epochs.

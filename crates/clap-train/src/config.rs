@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap_audio::augment::SpecAugment;
 use clap_audio::{FeatureConfig, Preset};
-use clap_data::TextAugment;
+use clap_data::{Stream, TextAugment};
 use clap_encoders::{AudioConfig, TextConfig};
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,8 @@ pub enum Precision {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Training clips: an audiofolder, a table, a folder of shards, a `.tar` or a pattern of them.
+    /// Training clips: an audiofolder, a table, a folder of shards, a `.tar` or a pattern of them; or a stream of shards, which
+    /// is standard input (`-`) or a URL with or without braces (`s3://bucket/train/{0..511}.tar`).
     pub train: PathBuf,
     /// Split of `train`; without one all of it.
     pub train_split: Option<String>,
@@ -112,12 +113,22 @@ pub struct DataConfig {
     pub balance: f64,
     /// Memory for decoded clips, in MiB; 0 decodes each time.
     pub cache_mb: u64,
-    /// Threads that prepare clips.
+    /// Threads that prepare clips; with 0 the training thread does, between its steps.
     pub workers: usize,
     /// Batches prepared ahead.
     pub prefetch: usize,
     /// Stop at the first clip that cannot be read instead of skipping it.
     pub strict: bool,
+    /// Read the shards of `train` from front to back instead of indexing them first, as for standard input and URLs.
+    pub stream: bool,
+    /// Clips of an epoch of a stream; without it as many as the `sizes.json` beside the shards promises.
+    pub samples_per_epoch: Option<u64>,
+    /// Clips of a stream that wait, undecoded, to be drawn from.
+    pub shuffle_buffer: usize,
+    /// Most memory for their bytes, in MiB, and as much again for batches that are being prepared.
+    pub buffer_mb: u64,
+    /// Shards of a stream read at the same time.
+    pub readers: usize,
 }
 
 /// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`), of which `init_audio` and `init_text` may give a tower
@@ -257,6 +268,11 @@ impl Default for DataConfig {
             workers: 2,
             prefetch: 4,
             strict: false,
+            stream: false,
+            samples_per_epoch: None,
+            shuffle_buffer: 512,
+            buffer_mb: 2048,
+            readers: 1,
         }
     }
 }
@@ -344,9 +360,10 @@ impl TrainConfig {
     /// Where the working directory is gone.
     pub(crate) fn resolve_paths(&mut self, folder: &Path) -> Result<()> {
         let data = &mut self.data;
+        let train = Some(&mut data.train).filter(|train| !Stream::is_needed(train));
         let tables =
             [&mut data.exclude, &mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
-        let named = std::iter::once(&mut data.train).chain(tables.into_iter().flatten());
+        let named = train.into_iter().chain(tables.into_iter().flatten());
         // What does not lie beside the file may be the id of a model on the hub.
         let model = &mut self.model;
         let inits = [&mut model.init, &mut model.init_audio, &mut model.init_text].into_iter().flatten();

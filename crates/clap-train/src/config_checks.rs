@@ -39,8 +39,13 @@ impl TrainConfig {
         ensure(data.batch_size >= 2, "data.batch_size", || {
             format!("is {}; a contrastive step compares at least 2 clips", data.batch_size)
         })?;
-        ensure(data.workers >= 1, "data.workers", || "is 0; at least one thread prepares clips".to_owned())?;
         ensure(data.prefetch >= 1, "data.prefetch", || "is 0; at least one batch is prepared ahead".to_owned())?;
+        ensure(data.shuffle_buffer >= 1, "data.shuffle_buffer", || {
+            "is 0; 1 leaves the order of the shards".to_owned()
+        })?;
+        ensure(data.readers >= 1, "data.readers", || "is 0; at least one shard is read at a time".to_owned())?;
+        ensure(data.buffer_mb >= 1, "data.buffer_mb", || "is 0, which has room for no clip".to_owned())?;
+        ensure(data.samples_per_epoch != Some(0), "data.samples_per_epoch", || "is 0".to_owned())?;
         ensure(data.max_tokens >= 3, "data.max_tokens", || {
             format!("is {}; two special tokens and a word need 3", data.max_tokens)
         })?;

@@ -147,6 +147,8 @@ pub enum Ending {
     Time,
     /// The observer asked for it.
     Requested,
+    /// A stream ended before its epoch did.
+    Data,
 }
 
 /// The end of a run.
@@ -162,6 +164,8 @@ pub struct Done {
     pub clips_seen: u64,
     /// Training clips per second, evaluations left out.
     pub clips_per_second: f64,
+    /// Share of the steps' time that they waited for data, from 0 to 1; more of `data.workers` could win it.
+    pub data_wait: f64,
     /// Wall-clock time of the whole run.
     pub elapsed: f64,
     /// Distinct clips that could not be used.

@@ -34,6 +34,7 @@ mod run_folder;
 mod schedule;
 mod setup;
 pub mod state;
+mod train_data;
 mod trainer;
 
 pub use config::{Precision, TrainConfig};
@@ -43,4 +44,5 @@ pub use optimizer::{AdamConfig, Algorithm, Optimizer};
 pub use run_folder::RunFolder;
 pub use schedule::Schedule;
 pub use setup::Setup;
+pub use train_data::TrainData;
 pub use trainer::Trainer;

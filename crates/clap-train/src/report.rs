@@ -72,16 +72,19 @@ fn markdown(run: &Path, config: &TrainConfig, done: &Done, curves: &[(&str, Stri
         Ending::Epochs => "all epochs done",
         Ending::Time => "the time budget was spent",
         Ending::Requested => "stopped on request",
+        Ending::Data => "the stream of training clips ended",
     };
     let mut text = format!(
         "# CLAP training run `{name}`\n\n\
-         {} steps of {} clips in {:.1} minutes ({ending}), epoch {}, {:.0} training clips/s, {} clips left out, seed {}. \
+         {} steps of {} clips in {:.1} minutes ({ending}), epoch {}, {:.0} training clips/s, {:.0} % of the \
+         time waiting for data, {} clips left out, seed {}. \
          The whole configuration is in [config.toml](config.toml), every event in [metrics.jsonl](metrics.jsonl).\n\n",
         done.steps,
         config.data.batch_size,
         done.elapsed / 60.0,
         done.epochs,
         done.clips_per_second,
+        done.data_wait * 100.0,
         done.skipped,
         config.seed,
     );
@@ -253,6 +256,7 @@ mod tests {
             epochs: 12,
             clips_seen: 19_200,
             clips_per_second: 81.6,
+            data_wait: 0.02,
             elapsed: 470.0,
             skipped: 1,
             last: metrics.clone(),

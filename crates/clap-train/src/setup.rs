@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
-use clap_data::{Balance, Columns, DataSet, Debias, LoaderConfig, OpenOptions, Sample, WaveCache};
+use clap_data::{Columns, DataSet, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::{MatmulPrecision, Vars};
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::initial_model::{Parts, continued, new_model};
 use crate::optimizer::{AdamConfig, Optimizer};
 use crate::schedule::Schedule;
+use crate::train_data::{TrainData, loader_config};
 
 /// The opened parts of a run. Making one reads the data set's index, not its sounds, and writes nothing.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Setup {
     /// Waveform to log-mel views.
     pub extractor: Arc<FeatureExtractor>,
     /// The training clips.
-    pub train: Arc<DataSet>,
+    pub train: TrainData,
     /// Clip to batch row.
     pub collate: Arc<Collate>,
     /// Longest text: `data.max_tokens`, or fewer where the text tower has no more positions.
@@ -67,7 +68,7 @@ impl Setup {
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
         let matmul_precision = matmul_precision(config.precision, &device)?;
-        let train = Arc::new(open_train(&config)?);
+        let train = TrainData::open(&config)?;
         let valid = match &config.data.valid {
             Some(path) => Some(Arc::new(open_valid(path, &config)?)),
             None => None,
@@ -86,14 +87,15 @@ impl Setup {
 
         let max_tokens = config.data.max_tokens.min(clap_config.text_config.max_tokens());
         let cache = Arc::new(WaveCache::new((config.data.cache_mb as usize).saturating_mul(1 << 20)));
-        let collate = Arc::new(Collate::new(&config, Arc::clone(&cache), Arc::clone(&extractor))?);
+        let collate = Collate::new(&config, Arc::clone(&cache), Arc::clone(&extractor))?;
+        let collate = Arc::new(collate.with_phrases(train.phrases()));
         let validation = match valid {
             Some(data) => Some(validation(&config, max_tokens, data, cache, Arc::clone(&extractor))?),
             None => None,
         };
-        let steps_per_epoch = clap_data::plan(&train.samples, &loader_config(&config, 0)).len() as u64;
+        let steps_per_epoch = train.batches(&loader_config(&config, 0));
         if steps_per_epoch == 0 {
-            let clips = train.samples.len();
+            let clips = train.clips();
             let reason = format!(
                 "is {} but there are {clips} training clips; it can be {clips} at most",
                 config.data.batch_size
@@ -107,7 +109,7 @@ impl Setup {
         };
         let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
         questionable.extend(warnings(&schedule, validation.as_ref()));
-        if let Some(excluded) = train.excluded.filter(|excluded| excluded.removed == 0) {
+        if let Some(excluded) = train.excluded().filter(|excluded| excluded.removed == 0) {
             questionable
                 .push(format!("data.exclude takes out no clip: data.train has none of its {} ids", excluded.listed));
         }
@@ -137,41 +139,6 @@ impl Setup {
     }
 }
 
-/// How epoch `epoch` is batched: shuffled, balanced, whole batches only.
-pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
-    let data = &config.data;
-    LoaderConfig {
-        batch_size: data.batch_size,
-        seed: config.seed,
-        epoch,
-        balance: if data.balance > 0.0 { Balance::Labels(data.balance) } else { Balance::None },
-        drop_last: true,
-        shuffle: true,
-        workers: data.workers,
-        prefetch: data.prefetch,
-    }
-}
-
-/// The training clips, with the captions that are kept apart from them.
-fn open_train(config: &TrainConfig) -> Result<DataSet> {
-    let data = &config.data;
-    let options = OpenOptions {
-        split: data.train_split.clone(),
-        captions: data.captions.clone(),
-        more_captions: data.more_captions.clone(),
-        augment: data.text_augment_selection,
-        // The validation clips are why others are excluded.
-        exclude: data.exclude.clone(),
-        ..open_options(config)?
-    };
-    let mut train = open_data("data.train", &data.train, &options)?;
-    if data.debias {
-        let counts = Debias::default().samples(&mut train.samples);
-        tracing::info!(words = counts.values().sum::<usize>(), ?counts, "training captions de-biased");
-    }
-    Ok(train)
-}
-
 /// The validation clips: measured by the captions that are theirs.
 fn open_valid(path: &Path, config: &TrainConfig) -> Result<DataSet> {
     let options = OpenOptions { split: config.data.valid_split.clone(), ..open_options(config)? };
@@ -179,7 +146,7 @@ fn open_valid(path: &Path, config: &TrainConfig) -> Result<DataSet> {
 }
 
 /// What holds for all clips.
-fn open_options(config: &TrainConfig) -> Result<OpenOptions> {
+pub(crate) fn open_options(config: &TrainConfig) -> Result<OpenOptions> {
     let data = &config.data;
     let separator = data.separator.as_deref().map(Columns::parse_separator).transpose();
     let columns = Columns {

@@ -24,8 +24,9 @@ use crate::event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
 use crate::loss::contrastive;
 use crate::report;
 use crate::run_folder::RunFolder;
-use crate::setup::{Setup, loader_config};
+use crate::setup::Setup;
 use crate::state::{Position, TrainingState};
+use crate::train_data::loader_config;
 
 /// Trains and evaluates one model.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Trainer {
     budget: Budget,
     /// Seconds spent in steps, evaluations left out.
     training_seconds: f64,
+    /// Those of them that waited for data.
+    data_wait: f64,
     last: Metrics,
     best: Metrics,
     skipped: HashSet<String>,
@@ -57,6 +60,7 @@ impl Trainer {
             position: Position::default(),
             budget,
             training_seconds: 0.0,
+            data_wait: 0.0,
             last: Metrics::new(),
             best: Metrics::new(),
             skipped: HashSet::new(),
@@ -82,7 +86,7 @@ impl Trainer {
 
         let ending = self.train(observer)?;
         if self.position.step == 0 {
-            let (clips, skipped) = (self.setup.train.samples.len(), self.skipped.len());
+            let (clips, skipped) = (self.setup.train.clips(), self.skipped.len());
             return Err(Error::NothingTrained { clips, skipped });
         }
 
@@ -97,7 +101,8 @@ impl Trainer {
         let epochs = self.setup.config.schedule.epochs;
         for epoch in 0..epochs {
             self.position = Position { epoch, batch: 0, ..self.position };
-            for mut batch in self.loader(epoch) {
+            let mut loader = self.loader(epoch)?;
+            for mut batch in loader.by_ref() {
                 let started = Instant::now();
                 self.skip(observer, std::mem::take(&mut batch.failed))?;
                 self.position.batch += 1;
@@ -114,6 +119,12 @@ impl Trainer {
                     self.evaluate(observer)?;
                     return Ok(ending);
                 }
+            }
+            self.skip(observer, loader.leftover())?;
+            if self.position.batch < self.setup.steps_per_epoch {
+                // What the stream held is used up.
+                self.evaluate(observer)?;
+                return Ok(Ending::Data);
             }
             let every = self.setup.config.eval.every;
             let due = every > 0 && (epoch + 1).is_multiple_of(every) && self.budget.affords_evaluation();
@@ -163,6 +174,7 @@ impl Trainer {
         let logit_scale = f64::from(scale.to_scalar::<f32>()?);
         let seconds = (started.elapsed() + waited).as_secs_f64();
         self.training_seconds += seconds;
+        self.data_wait += waited.as_secs_f64();
         self.position.step += 1;
         self.position.clips_seen += clips as u64;
         self.position.elapsed = self.budget.elapsed();
@@ -235,10 +247,10 @@ impl Trainer {
         })
     }
 
-    fn loader(&self, epoch: u64) -> Loader<Item> {
+    fn loader(&self, epoch: u64) -> Result<Loader<Item>> {
         let collate = Arc::clone(&self.setup.collate);
         let config = loader_config(&self.setup.config, epoch);
-        Loader::new(Arc::clone(&self.setup.train), config, move |sample, rng| collate.item(sample, rng))
+        self.setup.train.loader(config, collate)
     }
 
     /// The first events: what the run is, what is questionable, what the data sets leave out.
@@ -247,8 +259,8 @@ impl Trainer {
         let valid = validation.as_ref().map(|v| v.data());
         let start = Start {
             run: self.folder.path().to_owned(),
-            train_clips: train.samples.len(),
-            excluded_clips: train.excluded.map_or(0, |excluded| excluded.removed),
+            train_clips: train.clips(),
+            excluded_clips: train.excluded().map_or(0, |excluded| excluded.removed),
             valid_clips: valid.map_or(0, |data| data.samples.len()),
             classes: valid.map_or(0, |data| data.classes.len()),
             parameters: vars.trainable_elements(),
@@ -257,7 +269,7 @@ impl Trainer {
             epochs: config.schedule.epochs,
             max_minutes: config.schedule.max_minutes,
         };
-        let skipped = train.skipped.iter().chain(valid.into_iter().flat_map(|data| &data.skipped)).cloned().collect();
+        let skipped = train.skipped().iter().chain(valid.into_iter().flat_map(|data| &data.skipped)).cloned().collect();
         self.tell(observer, Event::Start(start))?;
         for message in self.setup.initialised.clone() {
             self.tell(observer, Event::Initialised { message })?;
@@ -310,6 +322,7 @@ impl Trainer {
             epochs: self.position.epoch + 1,
             clips_seen: self.position.clips_seen,
             clips_per_second: self.clips_per_second(),
+            data_wait: self.data_wait / self.training_seconds.max(1e-9),
             elapsed: self.budget.elapsed(),
             skipped: self.skipped.len(),
             last: self.last.clone(),

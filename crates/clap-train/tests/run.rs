@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap_encoders::ClapTokenizer;
 use clap_train::event::{Ending, Eval, Step};
-use clap_train::{Done, Event, Observer, RunFolder, Setup, TrainConfig, Trainer};
+use clap_train::{Done, Event, Observer, RunFolder, Setup, TrainConfig, TrainData, Trainer};
 
 const LABELS: [(&str, f32); 4] =
     [("low hum", 150.0), ("middle tone", 500.0), ("high whistle", 1500.0), ("very high beep", 3300.0)];
@@ -296,6 +296,39 @@ fn bad_clips_are_skipped_once_each_unless_strict() {
 }
 
 #[test]
+fn a_run_streams_its_shards() {
+    let bench = Bench::new();
+    let (shards, split) = (bench.path("shards"), Some("train".to_owned()));
+    let options = clap_data::OpenOptions { split, ..clap_data::OpenOptions::default() };
+    let data = clap_data::open(&bench.path(""), &options).unwrap();
+    let options = clap_data::PackOptions { per_shard: 9, ..clap_data::PackOptions::default() };
+    clap_data::pack(&data.samples, &shards, &options, &mut |_| {}).unwrap();
+    let train = format!("data.train={}", shards.display());
+    let streamed = ["schedule.epochs=2", &train, "data.train_split=", "data.stream=true", "data.readers=2"];
+    let (done, one) = bench.train("one", &[&streamed[..], &["data.workers=1"]].concat());
+    assert_eq!((done.steps, done.skipped, done.ending), (8, 0, Ending::Epochs));
+    let (_, three) = bench.train("three", &[&streamed[..], &["data.workers=3"]].concat());
+    assert_eq!(losses(&one), losses(&three));
+
+    // A lost shard takes its clips and nothing else.
+    fs::remove_file(shards.join("2.tar")).unwrap();
+    let (done, record) = bench.train("lost", &streamed);
+    assert_eq!((done.steps, record.skipped.len()), (8, 1), "{:?}", record.skipped);
+    assert!(record.skipped[0].ends_with("2.tar"), "{:?}", record.skipped);
+    let strict = bench.config(&[&streamed[..], &["data.strict=true"]].concat());
+    let message = Trainer::new(strict, &bench.path("strict")).unwrap().run(&mut ()).unwrap_err().to_string();
+    assert!(message.contains("2.tar"), "{message}");
+
+    fs::remove_file(shards.join("sizes.json")).unwrap();
+    let message = bench.refused(&streamed);
+    assert!(message.contains("data.samples_per_epoch"), "{message}");
+    let message = bench.refused(&[&streamed[..], &["data.balance=0.5"]].concat());
+    assert!(message.contains("data.balance"), "{message}");
+    let message = bench.refused(&["data.train=gs://bucket/{0..3}.tar"]);
+    assert!(message.contains("no splits"), "{message}");
+}
+
+#[test]
 fn impossible_runs_are_refused_before_they_start() {
     let bench = Bench::new();
     for (overrides, parts) in [
@@ -332,9 +365,13 @@ fn training_captions_are_chosen_and_de_biased() {
     let setup = |overrides: &[&str]| Setup::open(bench.config(overrides)).unwrap();
     let rows = fs::read_to_string(bench.path("metadata.csv")).unwrap();
     fs::write(bench.path("metadata.csv"), rows.replace("a recording of a", "a woman and her")).unwrap();
+    let samples = |setup: &Setup| match &setup.train {
+        TrainData::Indexed(data) => data.samples.clone(),
+        TrainData::Streamed(_) => panic!("nothing is streamed here"),
+    };
     let captions = |setup: &Setup| {
         (
-            setup.train.samples[0].captions[0].clone(),
+            samples(setup)[0].captions[0].clone(),
             setup.validation.as_ref().unwrap().data().samples[0].captions[0].clone(),
         )
     };
@@ -344,17 +381,17 @@ fn training_captions_are_chosen_and_de_biased() {
     assert_eq!(train, valid);
 
     let shards = bench.path("shards");
-    let samples = setup(&[]).train.samples.clone();
+    let all = samples(&setup(&[]));
     let pack = clap_data::AugmentedPack { per_shard: 64, record: Default::default() };
     let caption =
         |samples: &[clap_data::Sample], _| Ok::<_, clap_data::Error>(vec![Some("generated".to_owned()); samples.len()]);
-    clap_data::pack_augmented(&samples, &shards, &pack, |_| {}, caption).unwrap();
+    clap_data::pack_augmented(&all, &shards, &pack, |_| {}, caption).unwrap();
     let path = format!("data.train={}", shards.display());
     for (selection, expected) in [("none", 1), ("all", 2), ("augment_only", 1)] {
         let choice = format!("data.text_augment_selection={selection}");
-        let train = setup(&["data.train_split=", &path, &choice]).train;
-        assert_eq!(train.samples[0].captions.len(), expected, "{selection}");
-        assert_eq!(train.samples[0].captions.contains(&"generated".to_owned()), selection != "none");
+        let train = samples(&setup(&["data.train_split=", &path, &choice]));
+        assert_eq!(train[0].captions.len(), expected, "{selection}");
+        assert_eq!(train[0].captions.contains(&"generated".to_owned()), selection != "none");
     }
     let message = TrainConfig::parse("[data]\ntext_augment_selection = \"both\"", "a.toml").unwrap_err().to_string();
     assert!(message.contains("augment_only"), "{message}");

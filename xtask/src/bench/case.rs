@@ -12,6 +12,7 @@
 //! roberta full 16             16 texts of 77 tokens
 //! train htsat-tiny roberta 8  a training step from waveforms and texts padded to 77: forward, loss, backward, Adam; with `bf16` as well
 //! adam htsat-tiny roberta     a step of Adam on the parameters of these towers, with given gradients; `composed` behind it: from plain operations
+//! loader mono-48000 2         a pass over the shards of this name (see loader.rs) with two workers; `stream` before the name: streamed
 //! product 2048                a square matrix product
 //! multiply-adds               fused multiply-adds on registers, all threads
 //! ```
@@ -35,10 +36,21 @@ pub(super) enum Case {
     Training { audio: AudioConfig, text: TextConfig, pairs: usize, precision: Precision, checkpointed: bool },
     /// An update of the parameters of a model with these towers, gradients given; fused or from plain operations.
     Adam { audio: AudioConfig, text: TextConfig, fused: bool },
+    /// A pass over a set of shards: decoding, resampling, log-mel, batches.
+    Loader { reading: Reading, set: String, workers: usize },
     /// A square matrix product in `f32`.
     Product { size: usize },
     /// The processor's arithmetic and nothing else.
     MultiplyAdds,
+}
+
+/// How shards are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Clip by clip, wherever they are.
+    Indexed,
+    /// From front to back.
+    Streamed,
 }
 
 /// What a tower computes in.
@@ -128,6 +140,7 @@ impl Case {
             ["adam", audio, text, ref form @ ..] if matches!(form, [] | ["composed"]) => {
                 Self::Adam { audio: audio_tower(audio)?, text: text_tower(text)?, fused: form.is_empty() }
             }
+            ["loader", ref words @ ..] => Self::loader(words)?,
             ["product", size] => Self::Product { size: number(size)? },
             ["multiply-adds"] => Self::MultiplyAdds,
             [tower, "mel", clips] => {
@@ -151,7 +164,7 @@ impl Case {
 }
 
 /// A count of one or more.
-fn number(word: &str) -> anyhow::Result<usize> {
+pub(super) fn number(word: &str) -> anyhow::Result<usize> {
     match word.parse() {
         Ok(0) | Err(_) => bail!("`{word}` should be a number of at least 1"),
         Ok(number) => Ok(number),

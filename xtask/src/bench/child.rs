@@ -65,10 +65,19 @@ pub(super) fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `VmHWM` of Linux; zero elsewhere.
+/// The greatest resident size so far, in bytes: `VmHWM` of Linux; zero elsewhere.
 fn peak_memory() -> u64 {
+    memory("VmHWM:")
+}
+
+/// The resident size now, in bytes: `VmRSS` of Linux; zero elsewhere.
+pub(super) fn resident_memory() -> u64 {
+    memory("VmRSS:")
+}
+
+fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

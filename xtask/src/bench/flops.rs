@@ -19,7 +19,7 @@ pub(super) fn flops(case: &Case) -> Option<f64> {
             3 * (pairs * audio(tower)? + text(words, Texts::padded(*pairs, CONTEXT))?)
         }
         // The memory's pace, not the arithmetic's.
-        Case::Adam { .. } => return None,
+        Case::Adam { .. } | Case::Loader { .. } => return None,
         Case::Product { size } => size.pow(3),
         Case::MultiplyAdds => peak::MULTIPLY_ADDS,
     };

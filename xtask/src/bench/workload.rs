@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::case::{CONTEXT, Case, Input, Precision, Texts};
+use super::loader;
 use super::peak;
 use super::towers::{no_audio_tower, no_text_tower};
 
@@ -35,6 +36,7 @@ pub(super) fn workload(case: &Case) -> anyhow::Result<Workload> {
             training(audio, text, *pairs, *precision, *checkpointed)
         }
         Case::Adam { audio, text, fused } => adam(audio, text, *fused),
+        Case::Loader { reading, set, workers } => loader::workload(*reading, set, *workers),
         Case::Product { size } => product(*size),
         Case::MultiplyAdds => Ok(Box::new(|| {
             peak::multiply_adds();

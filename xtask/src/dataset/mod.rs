@@ -48,7 +48,7 @@ fn tell(skipped: &[Skipped]) {
         eprintln!("skipped {clip}");
     }
     if !skipped.is_empty() {
-        eprintln!("{} bad clips skipped", skipped.len());
+        eprintln!("{} skipped", skipped.len());
     }
 }
 

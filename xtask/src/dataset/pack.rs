@@ -10,7 +10,7 @@ use super::{Clips, open, tell};
 use crate::args;
 use crate::caption::report;
 use crate::exit::Exit;
-use crate::splits::{each_split, write_classes};
+use crate::splits::{EmptySplits, each_split, write_classes};
 
 /// Writes each split of the source as a folder of shards.
 pub(crate) fn run(args: &args::Pack, threads: NonZeroUsize) -> anyhow::Result<Exit> {
@@ -20,6 +20,7 @@ pub(crate) fn run(args: &args::Pack, threads: NonZeroUsize) -> anyhow::Result<Ex
     let mut counts = DebiasCounts::new();
     let mut classes = None;
     let mut folders = Vec::new();
+    let mut empty = EmptySplits::default();
     for split in each_split(&args.source, &table, None)? {
         // Before its clips are opened: a name may lead anywhere.
         let out = match &split {
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &args::Pack, threads: NonZeroUsize) -> anyhow::Result<Ex
             None => args.out.clone(),
         };
         let options = OpenOptions { split, strict: args.strict, exclude: args.exclude.clone(), ..table.clone() };
-        let mut data = open(&args.source, &options)?;
+        let Some(mut data) = empty.pass(open(&args.source, &options), args.strict)? else { continue };
         sentence.retell(&mut data.samples);
         if let Some(list) = &debias {
             for (word, count) in list.samples(&mut data.samples) {
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &args::Pack, threads: NonZeroUsize) -> anyhow::Result<Ex
         classes.get_or_insert(data.classes);
         folders.push(out);
     }
+    empty.finish(!folders.is_empty())?;
     write_classes(&args.out, &classes.unwrap_or_default())?;
     folders.iter().try_for_each(|folder| clap_data::close_pack(folder))?;
     report(&counts);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::webdataset::AUDIO_EXTENSIONS;
+use crate::members::AUDIO_EXTENSIONS;
 use crate::{Error, Result};
 
 /// Folders in folders; published layouts have three at most.

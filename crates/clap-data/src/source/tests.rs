@@ -279,6 +279,26 @@ fn captions_for_a_table_without_words() {
     assert!(open(&tree.path("clips.csv"), &OpenOptions::default()).unwrap_err().to_string().contains("are: path"));
 }
 
+#[test]
+fn captions_for_shards_without_words() {
+    let tree = Tree::new();
+    let members: [(&str, &[u8]); 5] = [
+        ("a.wav", &wav(9)),
+        ("b.wav", &wav(9)),
+        ("b.json", br#"{"tag": []}"#),
+        ("c.wav", &wav(9)),
+        ("c.json", br#"{"text": "own"}"#),
+    ];
+    tree.tar("0.tar", &members);
+    tree.write("captions.csv", "id,caption\na,x\nb,y\n");
+    let words = OpenOptions { captions: Some(tree.path("captions.csv")), ..OpenOptions::default() };
+    let data = open(&tree.path(""), &words).unwrap();
+    let captions: Vec<&str> = data.samples.iter().map(|sample| sample.captions[0].as_str()).collect();
+    assert_eq!((ids(&data), captions, data.skipped.len()), (vec!["a", "b", "c"], vec!["x", "y", "own"], 0));
+    let data = open(&tree.path(""), &OpenOptions::default()).unwrap();
+    assert_eq!((ids(&data), data.skipped.len()), (vec!["c"], 2));
+}
+
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn parquet_without_its_feature() {

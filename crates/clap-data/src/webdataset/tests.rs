@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use tar::EntryType;
+
 use super::*;
 use crate::test_tree::{Tree, header, tar, wav};
 
@@ -10,7 +12,7 @@ const JSON: &[u8] = br#"{"text": "a dog", "tag": ["dog"], "original_data": {"lic
 fn read(tree: &Tree, shards: &[&str]) -> (Vec<Sample>, Vec<String>) {
     let mut report = Report::new(false);
     let shards: Vec<PathBuf> = shards.iter().map(|name| tree.path(name)).collect();
-    let samples = read_shards(&shards, None, TextAugment::None, &mut report).unwrap();
+    let samples = read_shards(&shards, None, (TextAugment::None, true), &mut report).unwrap();
     (samples, report.skipped.iter().map(ToString::to_string).collect())
 }
 
@@ -254,7 +256,8 @@ fn not_a_tar_file() {
 fn strict_stops_at_the_first_fault() {
     let tree = Tree::new();
     tree.tar("0.tar", &[("1.wav", &wav(9)), ("2.wav", &wav(9)), ("2.json", JSON)]);
-    let error = read_shards(&[tree.path("0.tar")], None, TextAugment::None, &mut Report::new(true)).unwrap_err();
+    let error =
+        read_shards(&[tree.path("0.tar")], None, (TextAugment::None, true), &mut Report::new(true)).unwrap_err();
     assert!(error.to_string().contains("0.tar/1: no description"), "{error}");
 }
 
