@@ -3,6 +3,8 @@
 //!
 //! Prints the milliseconds and, on Linux, the bytes that were read for a clip, and the memory that the process took at its most.
 
+#![expect(clippy::print_stdout, reason = "its purpose")]
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;

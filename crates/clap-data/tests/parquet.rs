@@ -7,7 +7,9 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap_data::{Columns, DataSet, Loader, LoaderConfig, OpenOptions, PackOptions, Sample, open, pack, splits};
+use clap_data::{
+    Columns, DataSet, Loader, LoaderConfig, OpenOptions, PackOptions, PackedSound, Sample, open, pack, splits,
+};
 
 fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/parquet")
@@ -121,7 +123,8 @@ fn any_order_and_any_number_of_threads() {
 fn packing_keeps_the_bytes() {
     let data = read("data", Some("train"));
     let out = tempfile::tempdir().unwrap();
-    pack(&data.samples, &out.path().join("shards"), &PackOptions::default()).unwrap();
+    let kept = PackOptions { sound: PackedSound::Kept, ..PackOptions::default() };
+    pack(&data.samples, &out.path().join("shards"), &kept, &mut |_| {}).unwrap();
     let packed = open(&out.path().join("shards"), &strict(None)).unwrap();
     assert_eq!(packed.samples.len(), 6);
     for (before, after) in data.samples.iter().zip(&packed.samples) {

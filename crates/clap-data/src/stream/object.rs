@@ -40,10 +40,13 @@ pub(super) struct Object {
     runtime: &'static Runtime,
 }
 
+/// A folder of objects: the store it is in and, where there is one, its inventory.
+type Folder = (Arc<dyn ObjectStore>, Option<Map<String, Value>>);
+
 /// The objects that a URL stands for, and the pairs that the inventory beside each promises.
 pub(super) fn objects(pattern: &str) -> Result<(Vec<Object>, Vec<Option<u64>>)> {
     let runtime = runtime()?;
-    let mut folders: HashMap<String, (Arc<dyn ObjectStore>, Option<Map<String, Value>>)> = HashMap::new();
+    let mut folders: HashMap<String, Folder> = HashMap::new();
     let (mut objects, mut sizes) = (Vec::new(), Vec::new());
     for text in expand_braces(pattern)? {
         let refuse = |reason: String| Error::Stream { what: text.clone(), reason };

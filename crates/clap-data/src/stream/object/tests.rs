@@ -101,7 +101,9 @@ fn answer(
     write!(connection, "\r\n")?;
     let end = match manners.breaks {
         _ if manners.never => 0,
-        Some((every, after)) if path.ends_with(".tar") && (count.fetch_add(1, Ordering::Relaxed) + 1) % every != 0 => {
+        Some((every, after))
+            if path.ends_with(".tar") && !(count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every) =>
+        {
             after.min(body.len())
         }
         _ => body.len(),
