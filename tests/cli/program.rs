@@ -54,7 +54,7 @@ pub(crate) fn xtask_reading<S: AsRef<std::ffi::OsStr>>(args: &[S], input: impl I
 }
 
 /// The program, built once in the profile that these tests were built in.
-fn program() -> &'static Path {
+pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let test = std::env::current_exe().unwrap(); // target/<profile>/deps/workspace-<hash>

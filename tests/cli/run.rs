@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::cli::program::{Ran, WARMUP, recipe, tone, tones, xtask, xtask_reading};
+use crate::cli::program::{Ran, WARMUP, program, recipe, tone, tones, xtask, xtask_reading};
 
 /// A model trained by the program on four kinds of tones; made once for all tests of this binary.
 pub(crate) struct Trained {
@@ -272,4 +272,50 @@ fn shards_and_the_folder_they_were_packed_from_score_alike() {
     assert_eq!(eval(&trained.data()), eval(&shards));
     let again = xtask(&["dataset", "pack", &trained.data(), &shards]);
     again.fails(3, &["shards"]);
+}
+
+/// The losses that a run's log has, step by step.
+fn logged_losses(run: &str) -> Vec<(u64, f64)> {
+    let text = std::fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap_or_default();
+    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let steps = events.filter(|event| event["event"] == "step");
+    steps.map(|step| (step["step"].as_u64().unwrap(), step["loss"].as_f64().unwrap())).collect()
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(place("data")).unwrap();
+    tones(&folder.path().join("data"), 12, 4);
+    xtask(&["tokenizer", "--data", &place("data"), "--vocab-size", "300", "--out", &place("tokenizer.json")])
+        .succeeds();
+    recipe(&folder.path().join("recipe.toml"), &folder.path().join("data"), &folder.path().join("tokenizer.json"), 10);
+    let arguments = |out: &str| {
+        let often = "checkpoint.every_minutes=1e-9";
+        ["train", "--config", &place("recipe.toml"), "--set", often, "--out", &place(out)].map(str::to_owned)
+    };
+    xtask(&arguments("whole")).succeeds();
+    let whole = logged_losses(&place("whole"));
+    assert_eq!(whole.len(), 60);
+
+    let mut process = std::process::Command::new(program())
+        .args(arguments("killed"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while logged_losses(&place("killed")).len() < 8 && process.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let before = logged_losses(&place("killed")).len();
+    assert!((8..60).contains(&before), "{before} steps before the end");
+
+    let on = xtask(&["train", "--resume", &place("killed")]);
+    assert!(on.succeeds().stderr.contains("goes on after step") && on.stdout.contains("zero-shot top-1"), "{on:#?}");
+    assert_eq!(logged_losses(&place("killed")), whole);
+    xtask(&["train", "--resume", &place("killed")]).fails(4, &["all its epochs are done"]);
+    xtask(&["train", "--resume", &place("absent")]).fails(4, &["absent", "no config.toml"]);
+    xtask(&["train", "--resume", &place("killed"), "--set", "seed=1"]).fails(2, &["--resume"]);
 }

@@ -80,6 +80,9 @@ pub(crate) struct Train {
     /// Run folder to make (default: runs/DATE-RECIPE)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Go on with a run that was stopped, from its latest checkpoint and by its own configuration: its folder, or `latest`
+    #[arg(long, value_name = "DIR|latest", conflicts_with_all = ["config", "set", "out", "exclude", "strict", "device"])]
+    pub(crate) resume: Option<PathBuf>,
     /// Training clips to leave out: the list that `dataset overlap` writes (overrides the recipe's data.exclude)
     #[arg(long, value_name = "FILE")]
     pub(crate) exclude: Option<PathBuf>,

@@ -49,7 +49,8 @@ impl Progress {
             0 => "no validation".to_owned(),
             n => format!("{n} validation clips, {} classes", start.classes),
         };
-        self.line(&format!("run        {}", start.run.display()));
+        let resumed = start.resumed_at.map_or_else(String::new, |step| format!(" goes on after step {step}"));
+        self.line(&format!("run        {}{resumed}", start.run.display()));
         let excluded = match start.excluded_clips {
             0 => String::new(),
             n => format!(" ({n} excluded)"),

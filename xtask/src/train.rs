@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap_train::{TrainConfig, Trainer};
+use clap_train::event::Ending;
+use clap_train::{RunFolder, TrainConfig, Trainer};
 
 use crate::args;
-use crate::exit::Exit;
+use crate::exit::{Exit, failure};
 use crate::progress::{Progress, minutes};
 use crate::table;
 
@@ -14,22 +15,14 @@ use crate::table;
 const DEFAULT_RECIPE: &str = "datasets/sounds-mini/recipe.toml";
 
 pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
-    let recipe = args.config.unwrap_or_else(|| crate::workspace().join(DEFAULT_RECIPE));
-    let mut config = TrainConfig::load(&recipe)?;
-    for setting in &args.set {
-        config.set(setting)?;
-    }
-    if let Some(device) = args.device {
-        config.device = device;
-    }
-    config.data.strict |= args.strict;
-    if args.exclude.is_some() {
-        config.data.exclude = args.exclude;
-    }
-    let run = args.out.unwrap_or_else(|| new_run(&recipe));
-
-    let mut progress = Progress::new();
-    let done = Trainer::new(config, &run)?.run(&mut progress)?;
+    let (trainer, run) = match &args.resume {
+        Some(run) => {
+            let run = if run == Path::new("latest") { last_run()? } else { run.clone() };
+            (Trainer::resume(&run)?, run)
+        }
+        None => new(args)?,
+    };
+    let done = trainer.run(&mut Progress::new())?;
 
     eprintln!(
         "trained {} epochs, {} steps, {} clips in {} ({:.0} clips/s); best checkpoint: epoch {}{}",
@@ -47,9 +40,40 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
     if !done.best.is_empty() {
         writeln!(std::io::stdout(), "{}", table::metrics(&[("best", &done.best), ("last", &done.last)]))?;
     }
+    if done.ending == Ending::Requested {
+        eprintln!("go on with  cargo xtask train --resume {}", run.display());
+    }
     eprintln!("report      {}", run.join("report.md").display());
-    eprintln!("checkpoint  {}", clap_train::RunFolder::best(&run).display());
+    eprintln!("checkpoint  {}", RunFolder::best(&run).display());
     Ok(Exit::Done)
+}
+
+/// The run whose checkpoint is the newest.
+fn last_run() -> anyhow::Result<PathBuf> {
+    let runs = crate::runs();
+    let checkpoint = |run: &PathBuf| std::fs::symlink_metadata(RunFolder::latest(run)).ok()?.modified().ok();
+    let folders = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path());
+    let newest = folders.filter_map(|run| Some((checkpoint(&run)?, run))).max();
+    let none = || failure(Exit::Model, format!("there is no run with a checkpoint in {}", runs.display()));
+    Ok(newest.ok_or_else(none)?.1)
+}
+
+/// A run from its first step.
+fn new(args: args::Train) -> anyhow::Result<(Trainer, PathBuf)> {
+    let recipe = args.config.unwrap_or_else(|| crate::workspace().join(DEFAULT_RECIPE));
+    let mut config = TrainConfig::load(&recipe)?;
+    for setting in &args.set {
+        config.set(setting)?;
+    }
+    if let Some(device) = args.device {
+        config.device = device;
+    }
+    config.data.strict |= args.strict;
+    if args.exclude.is_some() {
+        config.data.exclude = args.exclude;
+    }
+    let run = args.out.unwrap_or_else(|| new_run(&recipe));
+    Ok((Trainer::new(config, &run)?, run))
 }
 
 /// `runs/<UTC date and time>-<recipe's folder or file name>`.

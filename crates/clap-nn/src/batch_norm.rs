@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
 use crate::precision::widened;
-use crate::{Linear, Mode};
+use crate::{InputMoments, Linear, Mode};
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -84,6 +84,11 @@ impl BatchNorm {
             candle_core::bail!("batch norm of {channels} channels cannot take {:?} with dimension {dim}", xs.shape());
         }
         let count = xs.elem_count() / channels.max(1);
+        if mode.is_train()
+            && let Some(moments) = mode.take_input_moments()
+        {
+            return self.forward_given(xs, dim, &moments, mode);
+        }
         if mode.is_train() && count < 2 {
             candle_core::bail!("batch norm cannot train on a single value per channel, got {:?}", xs.shape());
         }
@@ -92,6 +97,29 @@ impl BatchNorm {
         } else {
             self.composed(xs, dim, mode)
         }
+    }
+
+    /// Normalises by statistics that do not depend on `xs`, and moves the running ones towards them where they are new.
+    fn forward_given(&self, xs: &Tensor, dim: usize, moments: &InputMoments, mode: &Mode) -> Result<Tensor> {
+        let channels = self.weight.dim(0)?;
+        let (mean, var) = moments.of_channels(channels)?;
+        let tensor = |values: &[f32]| Tensor::from_slice(values, channels, xs.device());
+        let (mean_tensor, var_tensor) = (tensor(mean)?, tensor(var)?);
+        if moments.is_new() {
+            self.update(&mean_tensor, &var_tensor, moments.count(), mode)?;
+        }
+        if !fusible(&[xs, &self.weight, &self.bias]) {
+            let wide = xs.to_dtype(widened(xs.dtype()))?;
+            return self.affine(&wide, &mean_tensor, &var_tensor, dim)?.to_dtype(xs.dtype());
+        }
+        let inner = xs.dims()[dim + 1..].iter().product::<usize>();
+        let fused = Fused {
+            planes: Planes { channels, inner },
+            mean: mean.to_vec(),
+            rstd: var.iter().map(|var| (var + self.eps as f32).sqrt().recip()).collect(),
+            train: false,
+        };
+        xs.contiguous()?.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, fused)
     }
 
     /// The layer in candle's operations; half types by way of `f32`.
@@ -156,6 +184,19 @@ impl BatchNorm {
 }
 
 const NAME: &str = "batch_norm";
+
+/// Mean and biased variance over all dimensions but the last, which is that of the channels.
+pub(crate) fn moments_last(xs: &Tensor) -> Result<(Vec<f32>, Vec<f32>)> {
+    let channels = xs.dim(candle_core::D::Minus1)?;
+    if fusible(&[xs]) && xs.elem_count() > 0 {
+        let xs = xs.contiguous()?;
+        return Ok(Planes { channels, inner: 1 }.moments(Elements::of(&xs, NAME).get()?));
+    }
+    let rows = xs.detach().to_dtype(candle_core::DType::F32)?.reshape(((), channels))?;
+    let mean = rows.mean(0)?;
+    let var = rows.broadcast_sub(&mean.unsqueeze(0)?)?.sqr()?.mean(0)?;
+    Ok((mean.to_vec1()?, var.to_vec1()?))
+}
 
 /// A contiguous tensor seen as (outer, channels, inner).
 #[derive(Clone, Copy)]

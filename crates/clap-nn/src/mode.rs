@@ -3,7 +3,7 @@
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-use crate::Checkpoints;
+use crate::{Checkpoints, InputMoments};
 
 /// Evaluation or training; training carries the generator that dropout and drop path draw from.
 #[derive(Clone, Debug)]
@@ -13,12 +13,14 @@ pub struct Mode {
     checkpoints: Option<Checkpoints>,
     /// The second pass of a checkpointed block.
     is_replay: bool,
+    /// What the first batch norm normalises by, in the place of the statistics of its own input.
+    input_moments: Option<InputMoments>,
 }
 
 impl Mode {
     /// Inference: no dropout, running statistics in batch norms, no randomness.
     pub fn eval() -> Self {
-        Self { rng: None, checkpoints: None, is_replay: false }
+        Self { rng: None, checkpoints: None, is_replay: false, input_moments: None }
     }
 
     /// Training: dropout and drop path are active and draw from `rng`; batch norms use and update batch statistics.
@@ -35,7 +37,17 @@ impl Mode {
     /// Where a checkpointed block leaves its gradients, and the mode of its second pass.
     pub(crate) fn checkpoints(&self) -> Option<(Checkpoints, Self)> {
         let checkpoints = self.checkpoints.clone()?;
-        Some((checkpoints, Self { rng: self.rng.clone(), checkpoints: None, is_replay: true }))
+        Some((checkpoints, Self { checkpoints: None, is_replay: true, ..self.clone() }))
+    }
+
+    /// Gives the batch norm that comes next in training, and no other, the statistics of the whole batch of which it is
+    /// shown a part.
+    pub fn give_input_moments(&mut self, moments: InputMoments) {
+        self.input_moments = Some(moments);
+    }
+
+    pub(crate) fn take_input_moments(&mut self) -> Option<InputMoments> {
+        self.input_moments.take()
     }
 
     /// Whether running statistics have seen this batch already.

@@ -184,6 +184,9 @@ pub struct OptimConfig {
     pub weight_decay: f64,
     /// Greatest norm of the gradient; without it there is no clipping.
     pub grad_clip_norm: Option<f64>,
+    /// Clips that go through the towers at a time: the memory is theirs, the loss and its gradient are those of the whole batch, and a
+    /// step costs a second forward pass ([`crate::grad_cache`]). Without it the batch goes through in one piece.
+    pub micro_batch_size: Option<usize>,
 }
 
 /// `[schedule]`: linear warm-up and a cosine to zero over the whole run.
@@ -215,11 +218,19 @@ pub struct EvalConfig {
 }
 
 /// `[checkpoint]`: each evaluation writes one; `best` and `latest` always point at theirs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Keep the checkpoint of every evaluation, not only the best and the latest.
     pub keep_all: bool,
+    /// Minutes of training after which there is a checkpoint to go on from, evaluation or not: what a killed run may lose.
+    pub every_minutes: f64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { keep_all: false, every_minutes: 10.0 }
+    }
 }
 
 impl Default for TrainConfig {
@@ -308,6 +319,7 @@ impl Default for OptimConfig {
             eps: adam.eps,
             weight_decay: adam.weight_decay,
             grad_clip_norm: adam.grad_clip_norm,
+            micro_batch_size: None,
         }
     }
 }

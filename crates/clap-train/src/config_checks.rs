@@ -19,6 +19,10 @@ impl TrainConfig {
                 format!("is {minutes}; give minutes above 0, or leave it out for no bound")
             })?;
         }
+        let minutes = self.checkpoint.every_minutes;
+        ensure(minutes > 0.0, "checkpoint.every_minutes", || {
+            format!("is {minutes}; give minutes above 0, or `inf` for checkpoints at evaluations alone")
+        })?;
         ensure(self.eval.batch_size >= 1, "eval.batch_size", || "is 0".to_owned())?;
         ensure(!self.eval.select.is_empty(), "eval.select", || "is empty; name at least one metric".to_owned())?;
         ensure(self.eval.template.contains("{label}"), "eval.template", || {
@@ -109,6 +113,9 @@ impl TrainConfig {
         ensure(optim.eps.is_finite() && optim.eps > 0.0, "optim.eps", || format!("is {}", optim.eps))?;
         ensure(optim.weight_decay.is_finite() && optim.weight_decay >= 0.0, "optim.weight_decay", || {
             format!("is {}; give 0 or more", optim.weight_decay)
+        })?;
+        ensure(optim.micro_batch_size != Some(0), "optim.micro_batch_size", || {
+            "is 0; give at least 1, or leave it out for batches in one piece".to_owned()
         })?;
         if let Some(norm) = optim.grad_clip_norm {
             ensure(norm.is_finite() && norm > 0.0, "optim.grad_clip_norm", || {

@@ -55,7 +55,7 @@ pub enum Event {
     Checkpoint {
         /// Its folder.
         path: PathBuf,
-        /// Epoch it ends, counted from 1.
+        /// Epoch it ends or is of, counted from 1.
         epoch: u64,
         /// Whether it is the best so far.
         best: bool,
@@ -87,6 +87,8 @@ pub struct Start {
     pub epochs: u64,
     /// Time budget of the whole run.
     pub max_minutes: Option<f64>,
+    /// Steps taken before, by a run that goes on.
+    pub resumed_at: Option<u64>,
 }
 
 /// One optimiser step.

@@ -25,6 +25,7 @@ mod config_checks;
 mod config_keys;
 mod error;
 pub mod event;
+pub mod grad_cache;
 mod initial_model;
 pub mod loss;
 pub mod optimizer;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::event::{Done, Ending};
+use crate::event::{Done, Ending, Metrics};
 use crate::plot::{Chart, Series};
 use crate::run_folder::write_atomically;
 
@@ -44,6 +44,14 @@ pub fn table(done: &Done) -> Vec<Row> {
         chance: chance.and_then(|chance| done.last.get(chance).copied()),
     };
     HEADLINES.iter().map(row).filter(|row| row.best.is_some() || row.last.is_some()).collect()
+}
+
+/// What a run's log says of its best evaluation and of its last one.
+///
+/// # Errors
+/// Where `metrics.jsonl` cannot be read.
+pub(crate) fn best_and_last(run: &Path) -> Result<[Metrics; 2]> {
+    Ok(History::read(run)?.best_and_last())
 }
 
 /// Writes `report.md` and `curves/*.svg` into the run's folder.
@@ -147,6 +155,14 @@ impl History {
             }
         }
         Ok(history)
+    }
+
+    /// The metrics of the best evaluation and of the last one.
+    fn best_and_last(&self) -> [Metrics; 2] {
+        let metrics = |eval: Option<&Value>| {
+            eval.and_then(|eval| serde_json::from_value(eval["metrics"].clone()).ok()).unwrap_or_default()
+        };
+        [metrics(self.evals.iter().rfind(|eval| eval["best"] == true)), metrics(self.evals.last())]
     }
 
     fn charts(&self) -> Vec<(&'static str, Chart)> {

@@ -4,6 +4,7 @@
 //! RUN/config.toml                   the resolved configuration
 //! RUN/metrics.jsonl                 one event per line, flushed as it happens
 //! RUN/checkpoints/epoch_N/          Hugging Face model folder, and training_state.safetensors in the latest
+//! RUN/checkpoints/step_N/           the same between two evaluations, while it is the latest
 //! RUN/checkpoints/latest, best      links to two of them
 //! RUN/report.md, RUN/curves/*.svg   written at the end
 //! ```
@@ -11,8 +12,8 @@
 //! A checkpoint is written under a hidden name, synced and renamed, and the links are replaced by a rename: whenever the
 //! process ends, every name points at something whole.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -47,9 +48,23 @@ impl RunFolder {
         }
         fs::create_dir_all(path.join(CHECKPOINTS)).map_err(|e| Error::io(path, e))?;
         write_atomically(&path.join(CONFIG), config.as_bytes())?;
+        Ok(Self { path: path.to_owned(), metrics: open_metrics(path)? })
+    }
+
+    /// Opens the folder of a run that goes on after `step` steps. What `metrics.jsonl` tells of later ones is taken out,
+    /// since they are taken again.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written, or another process trains the run.
+    pub fn reopen(path: &Path, step: u64) -> Result<Self> {
         let metrics = path.join(METRICS);
-        let file = OpenOptions::new().create(true).append(true).open(&metrics).map_err(|e| Error::io(&metrics, e))?;
-        Ok(Self { path: path.to_owned(), metrics: BufWriter::new(file) })
+        let mut open = open_metrics(path)?;
+        let text = fs::read(&metrics).map_err(|e| Error::io(&metrics, e))?;
+        let kept = before(&text, step);
+        if kept < text.len() {
+            open.get_mut().set_len(kept as u64).map_err(|e| Error::io(&metrics, e))?;
+        }
+        Ok(Self { path: path.to_owned(), metrics: open })
     }
 
     /// The folder.
@@ -86,22 +101,22 @@ impl RunFolder {
         writeln!(self.metrics, "{line}").and_then(|()| self.metrics.flush()).map_err(|e| Error::io(&path, e))
     }
 
-    /// Writes `epoch_N`: `save_model` makes the model folder at the path it is given, `state` is added; then `latest`, and
-    /// `best` where asked for, are pointed at it. Checkpoints that neither link names are removed unless `keep_all`.
+    /// Writes the checkpoint `name`, `epoch_N` or `step_N`: `save_model` makes the model folder at the path it is given,
+    /// `state` is added; then `latest`, and `best` where asked for, are pointed at it. Checkpoints that neither link names are
+    /// removed, those of epochs unless `keep_all`.
     ///
     /// # Errors
     /// Where anything cannot be written; what was there before is untouched and nothing partial stays.
     pub fn checkpoint(
         &self,
-        epoch: u64,
+        name: &str,
         best: bool,
         keep_all: bool,
         state: &TrainingState,
         save_model: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let root = self.path.join(CHECKPOINTS);
-        let name = format!("epoch_{epoch}");
-        let (partial, whole) = (root.join(format!(".{name}.partial")), root.join(&name));
+        let (partial, whole) = (root.join(format!(".{name}.partial")), root.join(name));
         remove_if_present(&partial)?;
         let written = save_model(&partial).and_then(|()| {
             let file = partial.join(STATE_FILE);
@@ -117,11 +132,11 @@ impl RunFolder {
             return Err(error);
         }
         sync(&root)?;
-        point(&root.join(LATEST), &name)?;
+        point(&root.join(LATEST), name)?;
         if best {
-            point(&root.join(BEST), &name)?;
+            point(&root.join(BEST), name)?;
         }
-        self.prune(&root, &name, keep_all)?;
+        self.prune(&root, name, keep_all)?;
         Ok(whole)
     }
 
@@ -136,10 +151,11 @@ impl RunFolder {
                 remove_if_present(&entry.path())?;
                 continue;
             }
-            if !name.starts_with("epoch_") || name == latest {
+            let of_epoch = name.starts_with("epoch_");
+            if !of_epoch && !name.starts_with("step_") || name == latest {
                 continue;
             }
-            if keep_all || best.as_deref() == Some(name.as_str()) {
+            if keep_all && of_epoch || best.as_deref() == Some(name.as_str()) {
                 remove_if_present(&entry.path().join(STATE_FILE))?;
             } else {
                 remove_if_present(&entry.path())?;
@@ -147,6 +163,35 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+/// Opens `metrics.jsonl` to add to it, for one process at a time.
+fn open_metrics(run: &Path) -> Result<BufWriter<File>> {
+    let path = run.join(METRICS);
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(BufWriter::new(file)),
+        Err(TryLockError::WouldBlock) => {
+            let reason = std::io::Error::new(ErrorKind::ResourceBusy, "another process trains this run");
+            Err(Error::io(run, reason))
+        }
+        // A file system without locks: nothing is lost but the warning.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(BufWriter::new(file)),
+        Err(TryLockError::Error(error)) => Err(Error::io(&path, error)),
+    }
+}
+
+/// Bytes of the events up to and with step `step`. A killed process may have left half a line at the end.
+fn before(metrics: &[u8], step: u64) -> usize {
+    let mut kept = 0;
+    for line in metrics.split_inclusive(|byte| *byte == b'\n') {
+        let event = serde_json::from_slice::<serde_json::Value>(line).ok().filter(|_| line.ends_with(b"\n"));
+        match event {
+            Some(event) if event["step"].as_u64().is_none_or(|at| at <= step) => kept += line.len(),
+            _ => break,
+        }
+    }
+    kept
 }
 
 /// Writes a file under a temporary name and renames it.
@@ -254,9 +299,9 @@ mod tests {
         let (_temp, run) = folder();
         let state = TrainingState::default();
         let checkpoints = run.path().join(CHECKPOINTS);
-        run.checkpoint(1, true, false, &state, save("one")).unwrap();
+        run.checkpoint("epoch_1", true, false, &state, save("one")).unwrap();
         assert!(RunFolder::latest(run.path()).join(STATE_FILE).exists());
-        run.checkpoint(2, false, false, &state, save("two")).unwrap();
+        run.checkpoint("epoch_2", false, false, &state, save("two")).unwrap();
         assert_eq!(names(&checkpoints), ["best", "epoch_1", "epoch_2", "latest"]);
         let read = |folder: PathBuf| fs::read_to_string(folder.join("model.safetensors")).unwrap();
         assert_eq!(read(RunFolder::best(run.path())), "one");
@@ -264,9 +309,9 @@ mod tests {
         // Only the latest can be continued.
         assert!(!checkpoints.join("epoch_1").join(STATE_FILE).exists());
 
-        run.checkpoint(3, false, false, &state, save("three")).unwrap();
+        run.checkpoint("epoch_3", false, false, &state, save("three")).unwrap();
         assert_eq!(names(&checkpoints), ["best", "epoch_1", "epoch_3", "latest"]);
-        run.checkpoint(4, true, true, &state, save("four")).unwrap();
+        run.checkpoint("epoch_4", true, true, &state, save("four")).unwrap();
         assert_eq!(names(&checkpoints), ["best", "epoch_1", "epoch_3", "epoch_4", "latest"]);
     }
 
@@ -274,16 +319,16 @@ mod tests {
     fn a_failed_checkpoint_leaves_nothing_and_harms_nothing() {
         let (_temp, run) = folder();
         let state = TrainingState::default();
-        run.checkpoint(1, true, false, &state, save("one")).unwrap();
+        run.checkpoint("epoch_1", true, false, &state, save("one")).unwrap();
         let failing = |path: &Path| {
             fs::create_dir(path).unwrap();
             fs::write(path.join("model.safetensors"), "half").unwrap();
             Err(Error::config("", "disk full"))
         };
-        assert!(run.checkpoint(2, true, false, &state, failing).is_err());
+        assert!(run.checkpoint("epoch_2", true, false, &state, failing).is_err());
         assert_eq!(names(&run.path().join(CHECKPOINTS)), ["best", "epoch_1", "latest"]);
         // A folder that never appeared: the state cannot be written into it.
-        assert!(run.checkpoint(2, true, false, &state, |_| Ok(())).is_err());
+        assert!(run.checkpoint("epoch_2", true, false, &state, |_| Ok(())).is_err());
         assert_eq!(names(&run.path().join(CHECKPOINTS)), ["best", "epoch_1", "latest"]);
     }
 
@@ -295,8 +340,42 @@ mod tests {
             fs::create_dir(&partial).unwrap();
             fs::write(partial.join("model.safetensors"), "half").unwrap();
         }
-        run.checkpoint(1, true, false, &TrainingState::default(), save("one")).unwrap();
+        run.checkpoint("epoch_1", true, false, &TrainingState::default(), save("one")).unwrap();
         assert_eq!(names(&run.path().join(CHECKPOINTS)), ["best", "epoch_1", "latest"]);
+    }
+
+    #[test]
+    fn a_checkpoint_between_evaluations_gives_way() {
+        let (_temp, run) = folder();
+        let state = TrainingState::default();
+        let checkpoints = run.path().join(CHECKPOINTS);
+        run.checkpoint("epoch_1", true, true, &state, save("one")).unwrap();
+        run.checkpoint("step_7", false, true, &state, save("seven")).unwrap();
+        assert_eq!(names(&checkpoints), ["best", "epoch_1", "latest", "step_7"]);
+        assert!(RunFolder::latest(run.path()).join(STATE_FILE).exists());
+        run.checkpoint("step_9", false, true, &state, save("nine")).unwrap();
+        assert_eq!(names(&checkpoints), ["best", "epoch_1", "latest", "step_9"]);
+        run.checkpoint("epoch_2", false, true, &state, save("two")).unwrap();
+        assert_eq!(names(&checkpoints), ["best", "epoch_1", "epoch_2", "latest"]);
+    }
+
+    #[test]
+    fn a_reopened_run_forgets_what_came_after_its_checkpoint() {
+        let (_temp, run) = folder();
+        let path = run.path().to_owned();
+        let message = RunFolder::reopen(&path, 3).unwrap_err().to_string();
+        assert!(message.contains("another process"), "{message}");
+        drop(run);
+        let kept = "{\"event\":\"start\"}\n{\"event\":\"step\",\"step\":3}\n{\"event\":\"checkpoint\"}\n";
+        for later in
+            ["", "{\"event\":\"step\",\"step\":4}\n{\"event\":\"eval\",\"step\":4}\n", "{\"event\":\"st", "\0\0\n"]
+        {
+            fs::write(path.join(METRICS), format!("{kept}{later}")).unwrap();
+            let mut run = RunFolder::reopen(&path, 3).unwrap();
+            run.log(&Event::Warning { message: "on".to_owned() }).unwrap();
+            let text = fs::read_to_string(path.join(METRICS)).unwrap();
+            assert_eq!(text.strip_prefix(kept), Some("{\"event\":\"warning\",\"message\":\"on\"}\n"), "{later}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Everything a run needs, opened and checked before its first step.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
 use clap_data::{Columns, DataSet, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
@@ -32,7 +33,7 @@ pub struct Setup {
     /// Every variable of the model by its checkpoint name.
     pub vars: Vars,
     /// The model over these variables.
-    pub model: ClapModel,
+    pub model: Arc<ClapModel>,
     /// Text to tokens.
     pub tokenizer: ClapTokenizer,
     /// Waveform to log-mel views.
@@ -123,7 +124,7 @@ impl Setup {
             matmul_precision,
             clap_config,
             vars,
-            model,
+            model: Arc::new(model),
             tokenizer,
             extractor,
             train,
@@ -136,6 +137,19 @@ impl Setup {
             initialised,
             warnings: questionable,
         })
+    }
+}
+
+impl Setup {
+    /// Takes the weights and the optimiser's memory of a checkpoint.
+    ///
+    /// # Errors
+    /// Where they are those of another model.
+    pub(crate) fn restore(&mut self, folder: &Path, optimizer: &HashMap<String, Tensor>) -> Result<()> {
+        let other = |reason: String| Error::State { path: folder.to_owned(), reason };
+        let stored = clap_encoders::open_model(folder)?.checkpoint.stored_tensors(&self.device)?;
+        self.vars.load(&stored).map_err(|e| other(format!("is not of the model that config.toml describes: {e}")))?;
+        self.optimizer.load_state(optimizer).map_err(|e| other(e.to_string()))
     }
 }
 

@@ -42,6 +42,20 @@ pub struct Position {
     pub best: Option<f64>,
     /// Epoch that reached it, counted from 1; 0 before training.
     pub best_epoch: u64,
+    /// Wall-clock seconds of the run when its first step began.
+    pub training_from: f64,
+    /// Seconds spent in steps, evaluations left out.
+    pub training_seconds: f64,
+    /// Those of them that waited for data.
+    pub data_wait: f64,
+}
+
+impl Position {
+    /// The epoch and the batch of it that come next, where epochs have so many batches.
+    #[must_use]
+    pub fn next(&self, batches: u64) -> (u64, u64) {
+        if self.batch >= batches { (self.epoch + 1, 0) } else { (self.epoch, self.batch) }
+    }
 }
 
 impl TrainingState {
@@ -61,7 +75,14 @@ impl TrainingState {
         ] {
             tensors.insert(format!("run.{name}"), Tensor::new(value as i64, &Device::Cpu)?);
         }
-        tensors.insert("run.elapsed".to_owned(), Tensor::new(p.elapsed, &Device::Cpu)?);
+        for (name, value) in [
+            ("elapsed", p.elapsed),
+            ("training_from", p.training_from),
+            ("training_seconds", p.training_seconds),
+            ("data_wait", p.data_wait),
+        ] {
+            tensors.insert(format!("run.{name}"), Tensor::new(value, &Device::Cpu)?);
+        }
         if let Some(best) = p.best {
             tensors.insert("run.best".to_owned(), Tensor::new(best, &Device::Cpu)?);
         }
@@ -92,8 +113,12 @@ impl TrainingState {
             ..Position::default()
         };
         let mut number = |name: &str| take(name).and_then(|t| t.to_scalar::<f64>().ok());
-        position.elapsed = number("elapsed").ok_or_else(|| fail("has no number run.elapsed".to_owned()))?;
         position.best = number("best");
+        let mut seconds = |name: &str| number(name).ok_or_else(|| fail(format!("has no number run.{name}")));
+        position.elapsed = seconds("elapsed")?;
+        position.training_from = seconds("training_from")?;
+        position.training_seconds = seconds("training_seconds")?;
+        position.data_wait = seconds("data_wait")?;
         Ok(Self { position, optimizer: tensors })
     }
 }
@@ -114,6 +139,9 @@ mod tests {
             elapsed: 61.5,
             best: Some(0.31),
             best_epoch: 6,
+            training_from: 2.5,
+            training_seconds: 50.25,
+            data_wait: 0.5,
         };
         let moment = Tensor::new(&[1f32, -2.0], &Device::Cpu).unwrap();
         let optimizer = HashMap::from([("exp_avg.w".to_owned(), moment)]);

@@ -8,11 +8,11 @@
 //! then the learning rate and the end depend on the clock.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap_data::{Loader, Skipped};
+use clap_data::{Loader, LoaderConfig, Skipped};
 use clap_nn::{Checkpoints, Mode};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -21,11 +21,12 @@ use crate::collate::{Batch, Item};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
+use crate::grad_cache;
 use crate::loss::contrastive;
 use crate::report;
 use crate::run_folder::RunFolder;
 use crate::setup::Setup;
-use crate::state::{Position, TrainingState};
+use crate::state::{Position, STATE_FILE, TrainingState};
 use crate::train_data::loader_config;
 
 /// Trains and evaluates one model.
@@ -34,11 +35,11 @@ pub struct Trainer {
     setup: Setup,
     folder: RunFolder,
     position: Position,
+    /// Steps that were taken before this process.
+    resumed_at: Option<u64>,
     budget: Budget,
-    /// Seconds spent in steps, evaluations left out.
-    training_seconds: f64,
-    /// Those of them that waited for data.
-    data_wait: f64,
+    /// When the last checkpoint was written, in seconds of the run.
+    saved: f64,
     last: Metrics,
     best: Metrics,
     skipped: HashSet<String>,
@@ -58,11 +59,55 @@ impl Trainer {
             setup,
             folder,
             position: Position::default(),
+            resumed_at: None,
             budget,
-            training_seconds: 0.0,
-            data_wait: 0.0,
+            saved: 0.0,
             last: Metrics::new(),
             best: Metrics::new(),
+            skipped: HashSet::new(),
+        })
+    }
+
+    /// Goes on with the run at `run` from its latest checkpoint, by its own configuration. On the same machine with as many
+    /// threads the steps are those of a run that never stopped, bit for bit, unless `schedule.max_minutes` bounds it.
+    ///
+    /// # Errors
+    /// Where there is no such run or no checkpoint yet, the run is over, another process trains it, or the checkpoint is not
+    /// one of its model.
+    pub fn resume(run: &Path) -> Result<Self> {
+        let started = Instant::now();
+        let checkpoint = RunFolder::latest(run);
+        let cannot = |reason: &str| Error::State { path: run.to_owned(), reason: reason.to_owned() };
+        if !RunFolder::config(run).is_file() {
+            return Err(cannot("is no run's folder: it has no config.toml"));
+        }
+        if !checkpoint.join(STATE_FILE).is_file() {
+            return Err(cannot("has no checkpoint to go on from: it stopped before its first one; start it anew"));
+        }
+        let state = TrainingState::load(&checkpoint.join(STATE_FILE))?;
+        let position = state.position;
+        let mut setup = Setup::open(TrainConfig::load(&RunFolder::config(run))?)?;
+        if position.next(setup.steps_per_epoch).0 >= setup.config.schedule.epochs {
+            return Err(cannot("is over: all its epochs are done. A new run may start from its model (model.init)"));
+        }
+        let budget = Budget::resumed(started, setup.config.schedule.max_minutes, &position);
+        if budget.is_spent() {
+            return Err(cannot(
+                "is over: its schedule.max_minutes are spent. A new run may start from its model (model.init)",
+            ));
+        }
+        setup.restore(&checkpoint, &state.optimizer)?;
+        let folder = RunFolder::reopen(run, position.step)?;
+        let [best, last] = report::best_and_last(run)?;
+        Ok(Self {
+            setup,
+            folder,
+            position,
+            resumed_at: Some(position.step),
+            budget,
+            saved: position.elapsed,
+            last,
+            best,
             skipped: HashSet::new(),
         })
     }
@@ -81,8 +126,11 @@ impl Trainer {
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Done> {
         clap_nn::set_matmul_precision(self.setup.matmul_precision);
         self.announce(observer)?;
-        self.evaluate(observer)?;
-        self.budget.start_training();
+        if self.resumed_at.is_none() {
+            self.evaluate(observer)?;
+            self.budget.start_training();
+            self.position.training_from = self.budget.training_from;
+        }
 
         let ending = self.train(observer)?;
         if self.position.step == 0 {
@@ -99,9 +147,11 @@ impl Trainer {
     /// All epochs, or as many as the budget and the observer allow, the last evaluation included.
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
         let epochs = self.setup.config.schedule.epochs;
-        for epoch in 0..epochs {
-            self.position = Position { epoch, batch: 0, ..self.position };
-            let mut loader = self.loader(epoch)?;
+        let (first_epoch, first_batch) = self.position.next(self.setup.steps_per_epoch);
+        for epoch in first_epoch..epochs {
+            let batch = if epoch == first_epoch { first_batch } else { 0 };
+            self.position = Position { epoch, batch, ..self.position };
+            let mut loader = self.loader(epoch, batch)?;
             for mut batch in loader.by_ref() {
                 let started = Instant::now();
                 self.skip(observer, std::mem::take(&mut batch.failed))?;
@@ -118,6 +168,11 @@ impl Trainer {
                 if let Some(ending) = ending {
                     self.evaluate(observer)?;
                     return Ok(ending);
+                }
+                let minutes = (self.budget.elapsed() - self.saved) / 60.0;
+                if minutes >= self.setup.config.checkpoint.every_minutes && self.position.step > 0 {
+                    let name = format!("step_{}", self.position.step);
+                    self.save(observer, &name, epoch + 1, false)?;
                 }
             }
             self.skip(observer, loader.leftover())?;
@@ -151,12 +206,19 @@ impl Trainer {
         let lr = schedule.lr_within(step, self.budget.fraction());
         let checkpoints = Checkpoints::default();
         let mut mode = Mode::train(step_rng(config.seed, step));
-        if config.checkpoint_blocks {
+        let micro_batch = config.optim.micro_batch_size.filter(|size| *size < clips);
+        if config.checkpoint_blocks || micro_batch.is_some() {
             mode = mode.checkpointed(&checkpoints);
         }
 
-        let audio = model.audio_embeds_t(&batch.input_features, &batch.is_longer, &mut mode)?; // (B, D)
-        let text = model.text_embeds_t(&batch.input_ids, &batch.attention_mask, &mut mode)?; // (B, D)
+        // (B, D) each.
+        let (audio, text) = match micro_batch {
+            Some(size) => grad_cache::embeddings(model, &batch, size, &mut mode)?,
+            None => (
+                model.audio_embeds_t(&batch.input_features, &batch.is_longer, &mut mode)?,
+                model.text_embeds_t(&batch.input_ids, &batch.attention_mask, &mut mode)?,
+            ),
+        };
         let scale = model.logit_scale_a().exp()?;
         let loss = contrastive(&audio, &text, &scale)?;
         let loss_value = f64::from(loss.to_scalar::<f32>()?);
@@ -173,8 +235,8 @@ impl Trainer {
         let untrained = if step == 0 { untrained(&optimizer.without_gradient(&grads)) } else { None };
         let logit_scale = f64::from(scale.to_scalar::<f32>()?);
         let seconds = (started.elapsed() + waited).as_secs_f64();
-        self.training_seconds += seconds;
-        self.data_wait += waited.as_secs_f64();
+        self.position.training_seconds += seconds;
+        self.position.data_wait += waited.as_secs_f64();
         self.position.step += 1;
         self.position.clips_seen += clips as u64;
         self.position.elapsed = self.budget.elapsed();
@@ -231,25 +293,28 @@ impl Trainer {
             self.position.best_epoch = epoch;
         }
         if trained {
-            let path = self.save(epoch, best)?;
-            self.tell(observer, Event::Checkpoint { path, epoch, best })?;
+            self.save(observer, &format!("epoch_{epoch}"), epoch, best)?;
         }
         self.budget.reserve_for_evaluation(started.elapsed());
         Ok(())
     }
 
-    fn save(&self, epoch: u64, best: bool) -> Result<PathBuf> {
+    fn save(&mut self, observer: &mut dyn Observer, name: &str, epoch: u64, best: bool) -> Result<()> {
         let Setup { config, clap_config, extractor, tokenizer, vars, optimizer, .. } = &self.setup;
         let state = TrainingState { position: self.position, optimizer: optimizer.state()? };
-        self.folder.checkpoint(epoch, best, config.checkpoint.keep_all, &state, |path| {
+        let path = self.folder.checkpoint(name, best, config.checkpoint.keep_all, &state, |path| {
             clap_encoders::save_folder(path, clap_config, extractor.config(), &vars.to_tensors(), tokenizer)?;
             Ok(())
-        })
+        })?;
+        self.saved = self.budget.elapsed();
+        self.tell(observer, Event::Checkpoint { path, epoch, best })
     }
 
-    fn loader(&self, epoch: u64) -> Result<Loader<Item>> {
+    /// The batches of an epoch from `batch` on.
+    fn loader(&self, epoch: u64, batch: u64) -> Result<Loader<Item>> {
         let collate = Arc::clone(&self.setup.collate);
-        let config = loader_config(&self.setup.config, epoch);
+        let first_batch = usize::try_from(batch).unwrap_or(usize::MAX);
+        let config = LoaderConfig { first_batch, ..loader_config(&self.setup.config, epoch) };
         self.setup.train.loader(config, collate)
     }
 
@@ -268,6 +333,7 @@ impl Trainer {
             total_steps: self.setup.schedule.total,
             epochs: config.schedule.epochs,
             max_minutes: config.schedule.max_minutes,
+            resumed_at: self.resumed_at,
         };
         let skipped = train.skipped().iter().chain(valid.into_iter().flat_map(|data| &data.skipped)).cloned().collect();
         self.tell(observer, Event::Start(start))?;
@@ -305,12 +371,12 @@ impl Trainer {
     }
 
     fn clips_per_second(&self) -> f64 {
-        self.position.clips_seen as f64 / self.training_seconds.max(1e-9)
+        self.position.clips_seen as f64 / self.position.training_seconds.max(1e-9)
     }
 
     /// Seconds to the end of training: by the mean step, or by the budget where that ends sooner.
     fn eta(&self) -> f64 {
-        let step = self.training_seconds / self.position.step.max(1) as f64;
+        let step = self.position.training_seconds / self.position.step.max(1) as f64;
         let steps = self.setup.schedule.total.saturating_sub(self.position.step) as f64 * step;
         steps.min(self.budget.remaining())
     }
@@ -322,7 +388,7 @@ impl Trainer {
             epochs: self.position.epoch + 1,
             clips_seen: self.position.clips_seen,
             clips_per_second: self.clips_per_second(),
-            data_wait: self.data_wait / self.training_seconds.max(1e-9),
+            data_wait: self.position.data_wait / self.position.training_seconds.max(1e-9),
             elapsed: self.budget.elapsed(),
             skipped: self.skipped.len(),
             last: self.last.clone(),
@@ -365,6 +431,8 @@ fn mean_of(metrics: &Metrics, names: &[String]) -> Result<f64> {
 #[derive(Debug)]
 struct Budget {
     started: Instant,
+    /// Seconds that the run took before it was stopped.
+    before: f64,
     /// End of the run in seconds from its start; infinite without a bound.
     deadline: f64,
     /// Kept back for the last evaluation, checkpoint and report.
@@ -376,11 +444,16 @@ struct Budget {
 impl Budget {
     fn new(started: Instant, max_minutes: Option<f64>) -> Self {
         let deadline = max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
-        Self { started, deadline, reserve: 1.0, training_from: 0.0 }
+        Self { started, before: 0.0, deadline, reserve: 1.0, training_from: 0.0 }
+    }
+
+    /// The clock of a run that goes on; the time in which it stood still does not count.
+    fn resumed(started: Instant, max_minutes: Option<f64>, position: &Position) -> Self {
+        Self { before: position.elapsed, training_from: position.training_from, ..Self::new(started, max_minutes) }
     }
 
     fn elapsed(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
+        self.before + self.started.elapsed().as_secs_f64()
     }
 
     fn start_training(&mut self) {

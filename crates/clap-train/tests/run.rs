@@ -1,13 +1,21 @@
 //! Whole runs of a tiny model on sounds made here: what is written, what is repeatable, what is refused.
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
+use std::collections::BTreeMap;
 use std::f32::consts::TAU;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::{Tensor, Var};
 use clap_encoders::ClapTokenizer;
+use clap_nn::{Checkpoints, Mode};
+use clap_train::collate::Batch;
 use clap_train::event::{Ending, Eval, Step};
+use clap_train::grad_cache;
+use clap_train::loss::contrastive;
 use clap_train::{Done, Event, Observer, RunFolder, Setup, TrainConfig, TrainData, Trainer};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 const LABELS: [(&str, f32); 4] =
     [("low hum", 150.0), ("middle tone", 500.0), ("high whistle", 1500.0), ("very high beep", 3300.0)];
@@ -279,6 +287,163 @@ fn a_run_stops_on_request_with_a_checkpoint() {
     assert!(state.optimizer.contains_key("exp_avg.logit_scale_a"));
 }
 
+/// No dropout anywhere.
+const STILL: [&str; 3] = [
+    "model.audio.drop_path_rate=0.0",
+    "model.text.hidden_dropout_prob=0.0",
+    "model.text.attention_probs_dropout_prob=0.0",
+];
+
+/// Every gradient of one batch of eight clips, and the running statistics behind it.
+fn gradients(bench: &Bench, micro_batch: Option<usize>) -> BTreeMap<String, Vec<f32>> {
+    let setup = Setup::open(bench.config(&STILL)).unwrap();
+    let TrainData::Indexed(data) = &setup.train else { panic!("a stream") };
+    let rng = || ChaCha8Rng::seed_from_u64(5);
+    let items = data.samples.iter().step_by(4).map(|sample| setup.collate.item(sample, &mut rng()).unwrap()).collect();
+    let batch = Batch::new(items, &setup.extractor, &setup.tokenizer, setup.max_tokens, &setup.device).unwrap();
+    let checkpoints = Checkpoints::default();
+    let mut mode = Mode::train(rng()).checkpointed(&checkpoints);
+    let (audio, text) = match micro_batch {
+        Some(size) => grad_cache::embeddings(&setup.model, &batch, size, &mut mode).unwrap(),
+        None => (
+            setup.model.audio_embeds_t(&batch.input_features, &batch.is_longer, &mut Mode::train(rng())).unwrap(),
+            setup.model.text_embeds_t(&batch.input_ids, &batch.attention_mask, &mut Mode::train(rng())).unwrap(),
+        ),
+    };
+    assert_eq!(audio.dims(), [8, 16]);
+    let loss = contrastive(&audio, &text, &setup.model.logit_scale_a().exp().unwrap()).unwrap();
+    let grads = checkpoints.backward(&loss).unwrap();
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let of = |(name, var): (String, Var)| match name.contains(".running_") {
+        true => Some((name, flat(&var))),
+        false => grads.get(&var).map(|grad| (name, flat(grad))),
+    };
+    setup.vars.iter().filter_map(of).collect()
+}
+
+#[test]
+fn cached_gradients_are_those_of_the_whole_batch() {
+    let bench = Bench::new();
+    let norm = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let whole = gradients(&bench, None);
+    let longest = whole.values().map(|grad| norm(grad)).fold(0.0, f64::max);
+    assert!(whole.len() > 40 && whole.keys().any(|name| name.contains(".running_")));
+    for size in [8, 3, 1] {
+        let cached = gradients(&bench, Some(size));
+        assert_eq!(cached.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+        for (name, grad) in &cached {
+            let difference: Vec<f32> = grad.iter().zip(&whole[name]).map(|(a, b)| a - b).collect();
+            let allowed = 1e-5 * norm(&whole[name]) + 1e-8 * longest;
+            assert!(norm(&difference) <= allowed, "{name}, {size} at a time: {} of {}", norm(&difference), norm(grad));
+        }
+    }
+}
+
+#[test]
+fn a_run_with_cached_gradients_is_the_run_without() {
+    let bench = Bench::new();
+    let (_, whole) = bench.train("whole", &[&STILL[..], &["schedule.epochs=2"]].concat());
+    let overrides = [&STILL[..], &["schedule.epochs=2", "optim.micro_batch_size=3"]].concat();
+    let (_, cached) = bench.train("cached", &overrides);
+    for (whole, cached) in whole.steps.iter().zip(&cached.steps) {
+        assert!((whole.loss - cached.loss).abs() < 1e-4 * whole.loss, "{whole:?} {cached:?}");
+    }
+    let first = (whole.steps[0].grad_norm - cached.steps[0].grad_norm).abs();
+    assert!(first < 1e-5 * whole.steps[0].grad_norm, "{first}");
+    // What is drawn is drawn again: a run is repeatable with dropout, too, and with blocks that keep no activations.
+    let drawn = ["schedule.epochs=1", "optim.micro_batch_size=3"];
+    let (_, one) = bench.train("one", &drawn);
+    let (_, two) = bench.train("two", &drawn);
+    let (_, blocks) = bench.train("blocks", &[&drawn[..], &["checkpoint_blocks=true"]].concat());
+    assert_eq!(losses(&one), losses(&two));
+    assert_eq!(losses(&one), losses(&blocks));
+    assert!(bench.refused(&["optim.micro_batch_size=0"]).contains("optim.micro_batch_size"));
+}
+
+/// The steps that a run's log has.
+fn logged(run: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.filter(|event| event["event"] == "step").map(|event| event["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    let bench = Bench::new();
+    // Four steps an epoch; dropout, random crops, gain, SpecAugment and templates are all drawn.
+    let overrides = ["schedule.epochs=4", "eval.every=2"];
+    let (whole_done, whole) = bench.train("whole", &overrides);
+    let weights = |run: &Path| fs::read(RunFolder::latest(run).join("model.safetensors")).unwrap();
+    for stop in [1, 4, 6] {
+        let run = bench.path(&format!("stopped_{stop}"));
+        let mut first = Record { stop_after: Some(stop), ..Record::default() };
+        Trainer::new(bench.config(&overrides), &run).unwrap().run(&mut first).unwrap();
+        let mut second = Record::default();
+        let done = Trainer::resume(&run).unwrap().run(&mut second).unwrap();
+        assert_eq!([losses(&first), losses(&second)].concat(), losses(&whole), "stopped after {stop}");
+        assert_eq!((done.steps, done.epochs, done.ending), (16, 4, Ending::Epochs));
+        assert_eq!((done.clips_seen, &done.last), (whole_done.clips_seen, &whole_done.last));
+        assert!(done.elapsed > second.steps.last().unwrap().seconds && done.best_epoch > 0);
+        assert!(weights(&run) == weights(&bench.path("whole")), "other weights after {stop}");
+        assert_eq!(logged(&run), (1..=16).collect::<Vec<_>>());
+        assert!(run.join("report.md").exists());
+        let over = Trainer::resume(&run).unwrap_err().to_string();
+        assert!(over.contains("all its epochs are done"), "{over}");
+    }
+}
+
+#[test]
+fn checkpoints_between_evaluations_are_gone_on_from() {
+    let bench = Bench::new();
+    let overrides = ["schedule.epochs=3", "eval.every=0", "checkpoint.every_minutes=1e-9"];
+    let (_, whole) = bench.train("whole", &overrides);
+    let run = bench.path("stopped");
+    let mut first = Record { stop_after: Some(7), ..Record::default() };
+    Trainer::new(bench.config(&overrides), &run).unwrap().run(&mut first).unwrap();
+    // As if the process had been killed in the middle of the seventh step: the checkpoint of the sixth is the latest.
+    let checkpoints = run.join("checkpoints");
+    fs::remove_dir_all(checkpoints.join("epoch_2")).unwrap();
+    fs::remove_file(checkpoints.join("latest")).unwrap();
+    let message = Trainer::resume(&run).unwrap_err().to_string();
+    assert!(message.contains("no checkpoint"), "{message}");
+    let mut sixth = Record { stop_after: Some(6), ..Record::default() };
+    let other = bench.path("other");
+    Trainer::new(bench.config(&overrides), &other).unwrap().run(&mut sixth).unwrap();
+    for name in ["epoch_2", "latest"] {
+        fs::rename(other.join("checkpoints").join(name), checkpoints.join(name)).unwrap();
+    }
+    let mut second = Record::default();
+    Trainer::resume(&run).unwrap().run(&mut second).unwrap();
+    assert_eq!([losses(&sixth), losses(&second)].concat(), losses(&whole));
+    assert_eq!(logged(&run), (1..=12).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_cannot_be_gone_on_with_is_named() {
+    let bench = Bench::new();
+    let message = |run: &Path| Trainer::resume(run).unwrap_err().to_string();
+    assert!(message(&bench.path("absent")).contains("no config.toml"));
+    let run = bench.path("run");
+    let mut record = Record { stop_after: Some(2), ..Record::default() };
+    Trainer::new(bench.config(&["schedule.epochs=2"]), &run).unwrap().run(&mut record).unwrap();
+    // The checkpoint of another model.
+    let config = fs::read_to_string(RunFolder::config(&run)).unwrap();
+    fs::write(RunFolder::config(&run), config.replace("projection_dim = 16", "projection_dim = 8")).unwrap();
+    let text = message(&run);
+    assert!(text.contains("config.toml describes") && text.contains("projection"), "{text}");
+    fs::write(RunFolder::config(&run), &config).unwrap();
+    let state = RunFolder::latest(&run).join(clap_train::state::STATE_FILE);
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..100]).unwrap();
+    assert!(message(&run).contains("no readable training state"));
+    fs::write(&state, &bytes).unwrap();
+    // One process trains it.
+    let trainer = Trainer::resume(&run).unwrap();
+    assert!(message(&run).contains("another process trains this run"));
+    drop(trainer);
+    Trainer::resume(&run).unwrap().run(&mut ()).unwrap();
+}
+
 #[test]
 fn bad_clips_are_skipped_once_each_unless_strict() {
     let bench = Bench::new();
@@ -309,6 +474,11 @@ fn a_run_streams_its_shards() {
     assert_eq!((done.steps, done.skipped, done.ending), (8, 0, Ending::Epochs));
     let (_, three) = bench.train("three", &[&streamed[..], &["data.workers=3"]].concat());
     assert_eq!(losses(&one), losses(&three));
+    let mut first = Record { stop_after: Some(3), ..Record::default() };
+    Trainer::new(bench.config(&streamed), &bench.path("stopped")).unwrap().run(&mut first).unwrap();
+    let mut second = Record::default();
+    Trainer::resume(&bench.path("stopped")).unwrap().run(&mut second).unwrap();
+    assert_eq!([losses(&first), losses(&second)].concat(), losses(&one));
 
     // A lost shard takes its clips and nothing else.
     fs::remove_file(shards.join("2.tar")).unwrap();
