@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor, TensorId, Var,
+};
 
 use crate::Mode;
 
@@ -16,18 +18,41 @@ use crate::Mode;
 ///
 /// candle gathers gradients by walking one graph; a second pass has a graph of its own, whose gradients are added here.
 #[derive(Clone, Default)]
-pub struct Checkpoints(Arc<Mutex<GradStore>>);
+pub struct Checkpoints {
+    grads: Arc<Mutex<GradStore>>,
+    /// Those whose gradients are wanted; all that turn up without.
+    parameters: Option<Arc<[TensorId]>>,
+}
 
 impl Checkpoints {
+    /// For the gradients of these parameters. A block's graph leaves others behind, of masks and other constants, which would stay
+    /// until the step ends.
+    pub fn of<'a>(parameters: impl IntoIterator<Item = &'a Var>) -> Self {
+        let ids = parameters.into_iter().map(|var| var.id()).collect();
+        Self { parameters: Some(ids), ..Self::default() }
+    }
+
     /// The gradients of `loss`, those of its checkpointed blocks among them.
     pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
         let mut grads = loss.backward()?;
-        grads.extend(std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))?;
+        grads.extend(std::mem::take(&mut self.grads.lock().unwrap_or_else(PoisonError::into_inner)))?;
         Ok(grads)
     }
 
     fn add(&self, grads: GradStore) -> Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(grads)
+        let wanted = match &self.parameters {
+            None => grads,
+            Some(parameters) => {
+                let mut wanted = GradStore::default();
+                for id in parameters.iter() {
+                    if let Some(grad) = grads.get_id(*id) {
+                        wanted.insert_id(*id, grad.clone());
+                    }
+                }
+                wanted
+            }
+        };
+        self.grads.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted)
     }
 }
 
@@ -209,6 +234,21 @@ mod tests {
                 assert!(run(train().checkpointed(&checkpoints), &checkpoints, learn_input) == plain, "step {step}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_block_leaves_behind_is_let_go() {
+        let (input, weight) = (random(1, &[3, 4]), Var::from_tensor(&random(2, &[3, 4])).unwrap());
+        let left = |checkpoints: &Checkpoints| {
+            let (weight, mask) = (weight.as_tensor().clone(), random(3, &[3, 4]));
+            let block = move |xs: &Tensor, _: &mut Mode| (xs * &weight)? * &mask;
+            let ys = checkpoint(&input, &mut train().checkpointed(checkpoints), block).unwrap();
+            let grads = ys.sum_all().unwrap().backward().unwrap();
+            drop(grads);
+            checkpoints.grads.lock().unwrap().get_ids().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(left(&Checkpoints::of([&weight])), [weight.id()]);
+        assert!(left(&Checkpoints::default()).len() > 1);
     }
 
     #[test]

@@ -198,13 +198,14 @@ impl Trainer {
         waited: Duration,
         started: Instant,
     ) -> Result<()> {
-        let Setup { config, device, model, tokenizer, extractor, max_tokens, optimizer, schedule, .. } =
+        let Setup { config, device, model, tokenizer, extractor, max_tokens, vars, optimizer, schedule, .. } =
             &mut self.setup;
         let step = self.position.step;
         let clips = items.len();
         let batch = Batch::new(items, extractor, tokenizer, *max_tokens, device)?;
         let lr = schedule.lr_within(step, self.budget.fraction());
-        let checkpoints = Checkpoints::default();
+        let parameters: Vec<_> = vars.trainable().map(|(_, var)| var).collect();
+        let checkpoints = Checkpoints::of(&parameters);
         let mut mode = Mode::train(step_rng(config.seed, step));
         let micro_batch = config.optim.micro_batch_size.filter(|size| *size < clips);
         if config.checkpoint_blocks || micro_batch.is_some() {

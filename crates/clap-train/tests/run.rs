@@ -301,7 +301,8 @@ fn gradients(bench: &Bench, micro_batch: Option<usize>) -> BTreeMap<String, Vec<
     let rng = || ChaCha8Rng::seed_from_u64(5);
     let items = data.samples.iter().step_by(4).map(|sample| setup.collate.item(sample, &mut rng()).unwrap()).collect();
     let batch = Batch::new(items, &setup.extractor, &setup.tokenizer, setup.max_tokens, &setup.device).unwrap();
-    let checkpoints = Checkpoints::default();
+    let parameters: Vec<Var> = setup.vars.trainable().map(|(_, var)| var).collect();
+    let checkpoints = Checkpoints::of(&parameters);
     let mut mode = Mode::train(rng()).checkpointed(&checkpoints);
     let (audio, text) = match micro_batch {
         Some(size) => grad_cache::embeddings(&setup.model, &batch, size, &mut mode).unwrap(),

@@ -95,7 +95,8 @@ fn training(
     let mut optimizer = Optimizer::new(vars.trainable(), AdamConfig::default())?;
     let (front_end, waves) = (front_end()?, waves(pairs));
     let (ids, mask) = token_ids(text, Texts::padded(pairs, CONTEXT))?;
-    let checkpoints = Checkpoints::default();
+    let parameters: Vec<_> = vars.trainable().map(|(_, var)| var).collect();
+    let checkpoints = Checkpoints::of(&parameters);
     let mut mode = Mode::train(ChaCha8Rng::seed_from_u64(4));
     if checkpointed {
         mode = mode.checkpointed(&checkpoints);
