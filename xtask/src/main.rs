@@ -86,6 +86,13 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
 }
 
+/// The run in [`runs`] whose link, `best` or `latest`, was made last; links are made anew with each checkpoint.
+fn newest_run(link: impl Fn(&Path) -> PathBuf) -> Option<PathBuf> {
+    let made = |run: &PathBuf| std::fs::symlink_metadata(link(run)).ok()?.modified().ok();
+    let folders = std::fs::read_dir(runs()).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter_map(|run| Some((made(&run)?, run))).max().map(|(_, run)| run)
+}
+
 /// Where runs are kept unless `--out` says otherwise.
 fn runs() -> PathBuf {
     workspace().join("runs")

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap_audio::LongAudio;
 use clap_encoders::{Clap, EmbedOptions, KeyReport, LoadOptions};
@@ -95,17 +94,7 @@ fn last_run() -> anyhow::Result<PathBuf> {
             ),
         )
     };
-    let mut newest = None;
-    for entry in std::fs::read_dir(&runs).map_err(|_| none())? {
-        let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        // The link is made anew with each best checkpoint.
-        let Ok(metadata) = std::fs::symlink_metadata(RunFolder::best(&run)) else { continue };
-        let modified = metadata.modified()?;
-        if newest.as_ref().is_none_or(|(at, _)| *at < modified) {
-            newest = Some((modified, run));
-        }
-    }
-    Ok(newest.ok_or_else(none)?.1)
+    crate::newest_run(RunFolder::best).ok_or_else(none)
 }
 
 impl From<args::Preset> for clap_audio::Preset {

@@ -50,12 +50,8 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
 
 /// The run whose checkpoint is the newest.
 fn last_run() -> anyhow::Result<PathBuf> {
-    let runs = crate::runs();
-    let checkpoint = |run: &PathBuf| std::fs::symlink_metadata(RunFolder::latest(run)).ok()?.modified().ok();
-    let folders = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path());
-    let newest = folders.filter_map(|run| Some((checkpoint(&run)?, run))).max();
-    let none = || failure(Exit::Model, format!("there is no run with a checkpoint in {}", runs.display()));
-    Ok(newest.ok_or_else(none)?.1)
+    let none = || failure(Exit::Model, format!("there is no run with a checkpoint in {}", crate::runs().display()));
+    crate::newest_run(RunFolder::latest).ok_or_else(none)
 }
 
 /// A run from its first step.

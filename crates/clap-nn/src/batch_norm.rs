@@ -112,14 +112,7 @@ impl BatchNorm {
             let wide = xs.to_dtype(widened(xs.dtype()))?;
             return self.affine(&wide, &mean_tensor, &var_tensor, dim)?.to_dtype(xs.dtype());
         }
-        let inner = xs.dims()[dim + 1..].iter().product::<usize>();
-        let fused = Fused {
-            planes: Planes { channels, inner },
-            mean: mean.to_vec(),
-            rstd: var.iter().map(|var| (var + self.eps as f32).sqrt().recip()).collect(),
-            train: false,
-        };
-        xs.contiguous()?.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, fused)
+        self.apply_fused(&xs.contiguous()?, self.planes(xs, dim)?, (mean.to_vec(), var), false)
     }
 
     /// The layer in candle's operations; half types by way of `f32`.
@@ -141,9 +134,8 @@ impl BatchNorm {
 
     fn fused(&self, xs: &Tensor, dim: usize, mode: &Mode) -> Result<Tensor> {
         let train = mode.is_train();
-        let channels = self.weight.dim(0)?;
-        let inner = xs.dims()[dim + 1..].iter().product::<usize>();
-        let planes = Planes { channels, inner };
+        let planes = self.planes(xs, dim)?;
+        let channels = planes.channels;
         let (mean, var) = if train {
             let elements = Elements::of(xs, NAME);
             let (mean, var) = planes.moments(elements.get()?);
@@ -153,6 +145,15 @@ impl BatchNorm {
         } else {
             (self.running_mean.to_vec1()?, self.running_var.to_vec1()?)
         };
+        self.apply_fused(xs, planes, (mean, &var), train)
+    }
+
+    fn planes(&self, xs: &Tensor, dim: usize) -> Result<Planes> {
+        Ok(Planes { channels: self.weight.dim(0)?, inner: xs.dims()[dim + 1..].iter().product() })
+    }
+
+    /// `train` says whether mean and variance are those of `xs` itself.
+    fn apply_fused(&self, xs: &Tensor, planes: Planes, (mean, var): (Vec<f32>, &[f32]), train: bool) -> Result<Tensor> {
         let rstd = var.iter().map(|var| (var + self.eps as f32).sqrt().recip()).collect();
         xs.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, Fused { planes, mean, rstd, train })
     }

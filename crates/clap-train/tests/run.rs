@@ -358,6 +358,9 @@ fn a_run_with_cached_gradients_is_the_run_without() {
     let (_, blocks) = bench.train("blocks", &[&drawn[..], &["checkpoint_blocks=true"]].concat());
     assert_eq!(losses(&one), losses(&two));
     assert_eq!(losses(&one), losses(&blocks));
+    // And micro-batches it was: each draws masks of its own.
+    let (_, plain) = bench.train("plain", &["schedule.epochs=1"]);
+    assert_ne!(losses(&one), losses(&plain));
     assert!(bench.refused(&["optim.micro_batch_size=0"]).contains("optim.micro_batch_size"));
 }
 
@@ -394,9 +397,9 @@ fn a_stopped_run_goes_on_bit_for_bit() {
 }
 
 #[test]
-fn checkpoints_between_evaluations_are_gone_on_from() {
+fn steps_after_the_checkpoint_are_taken_again() {
     let bench = Bench::new();
-    let overrides = ["schedule.epochs=3", "eval.every=0", "checkpoint.every_minutes=1e-9"];
+    let overrides = ["schedule.epochs=3", "eval.every=0"];
     let (_, whole) = bench.train("whole", &overrides);
     let run = bench.path("stopped");
     let mut first = Record { stop_after: Some(7), ..Record::default() };
