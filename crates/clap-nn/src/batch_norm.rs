@@ -1,12 +1,14 @@
 //! Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167), as `torch.nn.BatchNorm1d/2d`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, Var};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use rayon::prelude::*;
 
 use crate::cpu::{Elements, fusible, gradient, math, parallel, slice, vectorise::vectorised};
 use crate::precision::widened;
-use crate::{InputMoments, Linear, Mode};
+use crate::{Collective, InputMoments, Linear, Mode, sum_numbers, sum_over_ranks};
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -89,6 +91,9 @@ impl BatchNorm {
         {
             return self.forward_given(xs, dim, &moments, mode);
         }
+        if let (true, Some(ranks)) = (mode.is_train(), mode.ranks()) {
+            return self.synchronised(xs, dim, ranks, mode);
+        }
         if mode.is_train() && count < 2 {
             candle_core::bail!("batch norm cannot train on a single value per channel, got {:?}", xs.shape());
         }
@@ -129,6 +134,25 @@ impl BatchNorm {
         let mean = rows.mean((0, 2))?; // (channels)
         let var = rows.broadcast_sub(&mean.reshape((1, channels, 1))?)?.sqr()?.mean((0, 2))?; // (channels)
         self.update(&mean.detach(), &var.detach(), xs.elem_count() / channels, mode)?;
+        self.affine(xs, &mean, &var, dim)?.to_dtype(dtype)
+    }
+
+    /// The layer in training by the statistics of all ranks' `xs`, which need not be of one length.
+    fn synchronised(&self, xs: &Tensor, dim: usize, ranks: &Arc<dyn Collective>, mode: &Mode) -> Result<Tensor> {
+        let (dtype, channels) = (xs.dtype(), self.weight.dim(0)?);
+        let xs = &xs.to_dtype(DType::F32)?;
+        let outer = xs.dims()[..dim].iter().product::<usize>();
+        let rows = xs.reshape((outer, channels, ()))?; // (outer, channels, inner)
+        let own = xs.elem_count() / channels.max(1);
+        let count = sum_numbers(&[own as f32], &**ranks)?[0];
+        if count < 2.0 {
+            candle_core::bail!("batch norm cannot train on a single value per channel, got {:?}", xs.shape());
+        }
+        let count = f64::from(count);
+        let mean = (sum_over_ranks(&rows.sum((0, 2))?, ranks)? / count)?; // (channels)
+        let squares = rows.broadcast_sub(&mean.reshape((1, channels, 1))?)?.sqr()?.sum((0, 2))?;
+        let var = (sum_over_ranks(&squares, ranks)? / count)?;
+        self.update(&mean.detach(), &var.detach(), count as usize, mode)?;
         self.affine(xs, &mean, &var, dim)?.to_dtype(dtype)
     }
 

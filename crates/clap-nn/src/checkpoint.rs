@@ -104,7 +104,7 @@ impl Checkpoint {
 }
 
 /// The values of a contiguous tensor, as the storage of the device that asks.
-fn copy<T>(xs: &Tensor, of: impl Fn(Storage) -> Option<T>) -> Result<(T, Shape)> {
+pub(crate) fn copy<T>(xs: &Tensor, of: impl Fn(Storage) -> Option<T>) -> Result<(T, Shape)> {
     let (storage, layout) = xs.storage_and_layout();
     match of(storage.try_clone(layout)?) {
         Some(storage) => Ok((storage, xs.shape().clone())),
@@ -112,15 +112,15 @@ fn copy<T>(xs: &Tensor, of: impl Fn(Storage) -> Option<T>) -> Result<(T, Shape)>
     }
 }
 
-fn cpu(storage: Storage) -> Option<CpuStorage> {
+pub(crate) fn cpu(storage: Storage) -> Option<CpuStorage> {
     if let Storage::Cpu(storage) = storage { Some(storage) } else { None }
 }
 
-fn cuda(storage: Storage) -> Option<CudaStorage> {
+pub(crate) fn cuda(storage: Storage) -> Option<CudaStorage> {
     if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
 }
 
-fn metal(storage: Storage) -> Option<MetalStorage> {
+pub(crate) fn metal(storage: Storage) -> Option<MetalStorage> {
     if let Storage::Metal(storage) = storage { Some(storage) } else { None }
 }
 

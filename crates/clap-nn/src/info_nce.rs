@@ -7,7 +7,7 @@
 //! exponentials below it, from which the backward pass makes each block of softmaxes again: a fourth matrix product instead of memory that grows
 //! with the square of the batch.
 
-use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::product::{Matrix, MatrixMut, Threads};
@@ -26,12 +26,33 @@ const GROUP: usize = 64;
 /// # Errors
 /// Where the shapes differ.
 pub fn info_nce(xs: &Tensor, ys: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let ones = Tensor::ones(xs.dim(0)?, DType::F32, &Device::Cpu)?;
+    weighted_info_nce(xs, ys, scale, [&ones, &ones])
+}
+
+/// [`info_nce`] with weighted means, as `torch.nn.functional.cross_entropy` takes them with a `weight` for each class: `weights` are those
+/// of the rows of `L` and of its columns, `(B)` each, above zero; only their proportions count. They are constants to the gradient.
+///
+/// # Errors
+/// Where the shapes differ.
+pub fn weighted_info_nce(xs: &Tensor, ys: &Tensor, scale: &Tensor, weights: [&Tensor; 2]) -> Result<Tensor> {
     if fusible(&[xs, ys, scale]) && xs.dims2()? == ys.dims2()? && xs.elem_count() > 0 {
         let (xs, ys, scale) = (xs.contiguous()?, ys.contiguous()?, scale.reshape(1)?.contiguous()?);
-        xs.apply_op3(&ys, &scale, Fused { block: BLOCK })?.get(0)
+        let [rows, columns] = weights.map(|weights| around_one(weights, &xs)?.to_device(&Device::Cpu)?.to_vec1());
+        xs.apply_op3(&ys, &scale, Fused { block: BLOCK, rows: rows?, columns: columns? })?.get(0)
     } else {
-        info_nce_composed(xs, ys, scale)
+        weighted_info_nce_composed(xs, ys, scale, weights)
     }
+}
+
+/// Weights `(B)` in proportion, with a mean of one: constants of the type and on the device of `xs`.
+fn around_one(weights: &Tensor, xs: &Tensor) -> Result<Tensor> {
+    if weights.dims() != &xs.dims()[..1] {
+        bail!("info-nce: weights are {:?}, the batch has {} rows", weights.shape(), xs.dim(0)?);
+    }
+    let weights = weights.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let mean = weights.mean_all()?.to_scalar::<f64>()?;
+    (weights / mean)?.to_dtype(xs.dtype())?.to_device(xs.device())
 }
 
 /// [`info_nce`] in candle's operations.
@@ -39,14 +60,26 @@ pub fn info_nce(xs: &Tensor, ys: &Tensor, scale: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Where the shapes differ.
 pub fn info_nce_composed(xs: &Tensor, ys: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let ones = Tensor::ones(xs.dim(0)?, DType::F32, &Device::Cpu)?;
+    weighted_info_nce_composed(xs, ys, scale, [&ones, &ones])
+}
+
+/// [`weighted_info_nce`] in candle's operations.
+///
+/// # Errors
+/// Where the shapes differ.
+pub fn weighted_info_nce_composed(xs: &Tensor, ys: &Tensor, scale: &Tensor, weights: [&Tensor; 2]) -> Result<Tensor> {
     let (batch, _) = xs.dims2()?;
+    let [row_weights, column_weights] = weights.map(|weights| around_one(weights, xs));
+    let (row_weights, column_weights) = (row_weights?, column_weights?);
     let scale = scale.reshape(())?;
     let logits = xs.matmul(&ys.t()?)?.broadcast_mul(&scale)?; // (B, B)
     // cross_entropy(L, i) = logsumexp(L[i, :]) - L[i, i]; both directions share the diagonal.
     let own = (xs * ys)?.sum(D::Minus1)?.broadcast_mul(&scale)?; // (B,)
     let rows = log_sum_exp(&logits, 1)?;
     let columns = log_sum_exp(&logits, 0)?;
-    ((rows + columns)? * 0.5)?.sub(&own)?.sum_all()? / batch as f64
+    let losses = ((rows - &own)? * row_weights)?.add(&((columns - &own)? * column_weights)?)?;
+    losses.sum_all()? * (0.5 / batch as f64)
 }
 
 /// `log Σ exp` along `dim`, shifted by the maximum so that a scale of 100 cannot overflow.
@@ -62,6 +95,10 @@ fn log_sum_exp(xs: &Tensor, dim: usize) -> Result<Tensor> {
 struct Fused {
     /// Elements of a block.
     block: usize,
+    /// Weights of the rows of `L`, with a mean of one.
+    rows: Vec<f32>,
+    /// Weights of its columns.
+    columns: Vec<f32>,
 }
 
 /// The operands, with what does not change over blocks.
@@ -94,8 +131,13 @@ impl<'a> Operands<'a> {
 
 impl Fused {
     /// Rows of a block.
-    fn rows(&self, batch: usize) -> usize {
+    fn rows_per_block(&self, batch: usize) -> usize {
         (self.block / batch).clamp(1, batch)
+    }
+
+    /// What the loss has of the product of a row with its own column.
+    fn own_weight(&self, row: usize) -> f64 {
+        0.5 * (f64::from(self.rows[row]) + f64::from(self.columns[row]))
     }
 }
 
@@ -120,20 +162,20 @@ impl CustomOp3 for Fused {
             scale: slice(scale, scale_layout, self.name())?[0],
             width,
         };
-        let rows_per_block = self.rows(batch);
+        let rows_per_block = self.rows_per_block(batch);
         let mut block = vec![0.0; rows_per_block * batch];
         let (mut rows, mut columns) = (Sums::new(batch), Sums::new(batch));
         let mut own = 0.0f64;
         for first in (0..batch).step_by(rows_per_block) {
             let block = &mut block[..rows_per_block.min(batch - first) * batch];
             operands.products(first, block, operands.scale);
-            for (at, row) in block.chunks_exact(batch).enumerate() {
-                own += f64::from(row[first + at]);
+            for (row, products) in (first..).zip(block.chunks_exact(batch)) {
+                own += f64::from(products[row]) * self.own_weight(row);
             }
             rows.set_rows(first, block);
             columns.add_columns(block);
         }
-        let loss = (0.5 * (rows.logarithms() + columns.logarithms()) - own) / batch as f64;
+        let loss = (0.5 * (rows.logarithms(&self.rows) + columns.logarithms(&self.columns)) - own) / batch as f64;
         let mut values = vec![loss as f32];
         for part in [rows.peaks, rows.sums, columns.peaks, columns.sums] {
             values.extend(part);
@@ -157,9 +199,10 @@ impl CustomOp3 for Fused {
             Operands { xs: xs_values.get()?, ys: ys_values.get()?, scale: scales.get()?[0], width: xs.dim(1)? };
         let (width, batch) = (operands.width, operands.batch());
         let [row_peaks, row_sums, column_peaks, column_sums] = Lengths([batch; 4]).split(&sums.get()?[1..]);
-        let column_shares: Vec<f32> = column_sums.iter().map(|sum| 0.5 / sum).collect();
+        let column_shares: Vec<f32> =
+            column_sums.iter().zip(&self.columns).map(|(sum, weight)| 0.5 * weight / sum).collect();
 
-        let rows_per_block = self.rows(batch);
+        let rows_per_block = self.rows_per_block(batch);
         let mut block = vec![0.0; rows_per_block * batch];
         let (mut dxs, mut dys) = (vec![0.0; xs.elem_count()], vec![0.0; ys.elem_count()]);
         let mut row_dscales = vec![0.0; batch];
@@ -172,8 +215,9 @@ impl CustomOp3 for Fused {
             let rows_of_block = block.par_chunks_mut(batch).zip(&mut row_dscales[first..]);
             rows_of_block.enumerate().for_each(|(at, (products, dscale))| {
                 let row = first + at;
-                let softmax = (row_peaks[row], 0.5 / row_sums[row]);
-                *dscale = row_gradient(products, row, operands.scale, softmax, (column_peaks, &column_shares));
+                let softmax = (row_peaks[row], 0.5 * self.rows[row] / row_sums[row]);
+                let own = (row, self.own_weight(row) as f32);
+                *dscale = row_gradient(products, own, operands.scale, softmax, (column_peaks, &column_shares));
             });
             let slopes = Matrix::new(block, rows, batch);
             let (xs, ys) = (operands.rows(operands.xs, first, rows), operands.rows(operands.ys, 0, batch));
@@ -218,9 +262,10 @@ impl Sums {
         groups.enumerate().for_each(|(group, (peaks, sums))| add_columns(peaks, sums, &block[group * GROUP..], batch));
     }
 
-    /// Σ log Σ exp.
-    fn logarithms(&self) -> f64 {
-        self.peaks.iter().zip(&self.sums).map(|(peak, sum)| f64::from(*peak) + f64::from(*sum).ln()).sum()
+    /// Σ weight · log Σ exp.
+    fn logarithms(&self, weights: &[f32]) -> f64 {
+        let logarithms = self.peaks.iter().zip(&self.sums).map(|(peak, sum)| f64::from(*peak) + f64::from(*sum).ln());
+        logarithms.zip(weights).map(|(logarithm, weight)| logarithm * f64::from(*weight)).sum()
     }
 }
 
@@ -275,11 +320,12 @@ vectorised! {
 
 vectorised! {
     /// A row of products `p` becomes the slopes of the loss, times the batch, along `L = scale · p`: half of the row's softmax and half of the
-    /// columns', less one where the row meets its own column. A softmax is `exp(L - peak) · share`, with the half in the share.
+    /// columns', each times its weight, less the weight of the row's own column where it meets that. A softmax is
+    /// `exp(L - peak) · share`, with the half and the weight in the share.
     /// Returns the sum of slopes times `p`, the slope along the scale.
     fn row_gradient(
         products: &mut [f32],
-        own: usize,
+        own: (usize, f32),
         scale: f32,
         row: (f32, f32),
         columns: (&[f32], &[f32]),
@@ -289,8 +335,8 @@ vectorised! {
         for (group, (products, (peaks, shares))) in products.chunks_mut(16).zip(peaks.zip(shares)).enumerate() {
             for (i, (p, (peak, share))) in products.iter_mut().zip(peaks.iter().zip(shares)).enumerate() {
                 let logit = scale * *p;
-                let one = if group * 16 + i == own { 1.0 } else { 0.0 };
-                let slope = math::exp(logit - row.0) * row.1 + (math::exp(logit - *peak) * *share - one);
+                let own = if group * 16 + i == own.0 { own.1 } else { 0.0 };
+                let slope = math::exp(logit - row.0) * row.1 + (math::exp(logit - *peak) * *share - own);
                 sums[i] += slope * *p;
                 *p = slope;
             }
@@ -305,7 +351,19 @@ mod tests {
     use crate::twin;
 
     fn fused(xs: &[Tensor], block: usize) -> Result<Tensor> {
-        xs[0].contiguous()?.apply_op3(&xs[1].contiguous()?, &xs[2].reshape(1)?, Fused { block })?.get(0)
+        let weights = vec![1.0; xs[0].dim(0)?];
+        weighted(xs, block, weights.clone(), weights)
+    }
+
+    fn weighted(xs: &[Tensor], block: usize, rows: Vec<f32>, columns: Vec<f32>) -> Result<Tensor> {
+        let op = Fused { block, rows, columns };
+        xs[0].contiguous()?.apply_op3(&xs[1].contiguous()?, &xs[2].reshape(1)?, op)?.get(0)
+    }
+
+    /// Weights of a batch, neither equal nor symmetric.
+    fn uneven(batch: usize, phase: f32) -> Tensor {
+        let weights: Vec<f32> = (0..batch).map(|i| 1.5 + (i as f32 * 0.7 + phase).sin()).collect();
+        Tensor::from_vec(weights, batch, &Device::Cpu).unwrap()
     }
 
     #[test]
@@ -323,16 +381,57 @@ mod tests {
     }
 
     #[test]
+    fn weighted_twins_agree() {
+        for (batch, width) in [(1, 3), (5, 7), (64, 16), (150, 20)] {
+            let weights = [uneven(batch, 0.3), uneven(batch, 1.9)];
+            let scaled = [0, 1].map(|i| around_one(&weights[i], &weights[i]).unwrap().to_vec1::<f32>().unwrap());
+            for block in [1, 3 * batch, BLOCK] {
+                twin::check_twins(
+                    &[&[batch, width], &[batch, width], &[1]],
+                    4e-6,
+                    |xs| {
+                        let xs = [xs[0].clone(), xs[1].clone(), (&xs[2] * 9.0)?];
+                        weighted(&xs, block, scaled[0].clone(), scaled[1].clone())
+                    },
+                    |xs| {
+                        let weights = [&weights[0], &weights[1]];
+                        weighted_info_nce_composed(&xs[0], &xs[1], &(&xs[2] * 9.0)?, weights)
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
     fn composed_gradient_follows_finite_differences() {
         twin::check_gradient(&[&[5, 3], &[5, 3], &[]], |xs| info_nce_composed(&xs[0], &xs[1], &xs[2]));
+        let weights = [uneven(5, 0.3), uneven(5, 1.9)];
+        let weights = [&weights[0], &weights[1]];
+        twin::check_gradient(&[&[5, 3], &[5, 3], &[]], |xs| {
+            weighted_info_nce_composed(&xs[0], &xs[1], &xs[2], weights)
+        });
+    }
+
+    #[test]
+    fn weights_count_by_their_proportions() {
+        let [xs, ys] = [0.2, 1.1].map(|phase| {
+            let values: Vec<f32> = (0..24).map(|i| (i as f32 * 0.9 + phase).sin()).collect();
+            Tensor::from_vec(values, (6, 4), &Device::Cpu).unwrap()
+        });
+        let scale = Tensor::new(3f32, &Device::Cpu).unwrap();
+        let (few, many) = (uneven(6, 0.4), (uneven(6, 0.4) * 32.0).unwrap());
+        let loss = |weights| weighted_info_nce(&xs, &ys, &scale, weights).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(loss([&few, &few]), loss([&many, &many]));
+        assert_ne!(loss([&few, &few]), info_nce(&xs, &ys, &scale).unwrap().to_scalar::<f32>().unwrap());
+        assert!(weighted_info_nce(&xs, &ys, &scale, [&few, &uneven(5, 0.0)]).is_err());
     }
 
     /// The block is a vector of `rows` rows: its size does not grow with the square of the batch.
     #[test]
     fn blocks_are_bounded() {
-        let fused = Fused { block: BLOCK };
+        let fused = Fused { block: BLOCK, rows: Vec::new(), columns: Vec::new() };
         for (batch, rows) in [(8, 8), (2048, 2048), (4608, 910), (100_000, 41), (8_000_000, 1)] {
-            assert_eq!(fused.rows(batch), rows);
+            assert_eq!(fused.rows_per_block(batch), rows);
         }
     }
 

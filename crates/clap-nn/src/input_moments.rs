@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use crate::batch_norm::moments_last;
+use crate::{Collective, sum_numbers};
 
 /// Mean and variance of each channel of an input. A batch norm that stands at the input of a network, so that nothing learnt comes
 /// before it, can be given those of the whole batch: its output and its gradients are then the whole batch's, part by part.
@@ -28,6 +29,24 @@ impl InputMoments {
         }
         let (mean, var) = moments_last(xs)?;
         Ok(Self { mean: mean.into(), var: var.into(), count, is_new: true })
+    }
+
+    /// Of the inputs of all ranks together, of which these are one's.
+    ///
+    /// # Errors
+    /// Where the ranks have lost each other.
+    pub fn over(&self, ranks: &dyn Collective) -> Result<Self> {
+        let own = self.count as f32;
+        let weighted: Vec<f32> = [own].into_iter().chain(self.mean.iter().map(|mean| mean * own)).collect();
+        let sums = sum_numbers(&weighted, ranks)?;
+        let count = sums[0];
+        let mean: Arc<[f32]> = sums[1..].iter().map(|sum| sum / count).collect();
+        // Σ (x - mean)² of a rank: around its own mean, and of that around the common one.
+        let squares = self.var.iter().zip(self.mean.iter().zip(&*mean));
+        let squares: Vec<f32> =
+            squares.map(|(var, (own_mean, mean))| own * (var + (own_mean - mean).powi(2))).collect();
+        let var = sum_numbers(&squares, ranks)?.into_iter().map(|sum| sum / count).collect();
+        Ok(Self { mean, var, count: count as usize, is_new: self.is_new })
     }
 
     /// The same for the parts after the first: running statistics have seen the batch.

@@ -1,9 +1,11 @@
 //! Whether a forward pass trains, and where its randomness comes from.
 
+use std::sync::Arc;
+
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Checkpoints, InputMoments};
+use crate::{Checkpoints, Collective, InputMoments};
 
 /// Evaluation or training; training carries the generator that dropout and drop path draw from.
 #[derive(Clone, Debug)]
@@ -15,12 +17,14 @@ pub struct Mode {
     is_replay: bool,
     /// What the first batch norm normalises by, in the place of the statistics of its own input.
     input_moments: Option<InputMoments>,
+    /// The processes whose batches are one batch to batch norms.
+    ranks: Option<Arc<dyn Collective>>,
 }
 
 impl Mode {
     /// Inference: no dropout, running statistics in batch norms, no randomness.
     pub fn eval() -> Self {
-        Self { rng: None, checkpoints: None, is_replay: false, input_moments: None }
+        Self { rng: None, checkpoints: None, is_replay: false, input_moments: None, ranks: None }
     }
 
     /// Training: dropout and drop path are active and draw from `rng`; batch norms use and update batch statistics.
@@ -32,6 +36,15 @@ impl Mode {
     /// [`Checkpoints::backward`].
     pub fn checkpointed(self, checkpoints: &Checkpoints) -> Self {
         Self { checkpoints: Some(checkpoints.clone()), ..self }
+    }
+
+    /// The same with batch norms that have the statistics of the batches of all ranks: synchronised batch norm.
+    pub fn across(self, ranks: &Arc<dyn Collective>) -> Self {
+        Self { ranks: Some(Arc::clone(ranks)), ..self }
+    }
+
+    pub(crate) fn ranks(&self) -> Option<&Arc<dyn Collective>> {
+        self.ranks.as_ref()
     }
 
     /// Where a checkpointed block leaves its gradients, and the mode of its second pass.
