@@ -16,7 +16,7 @@ use clap_tests::{
     synth_f32,
 };
 use clap_train::loss::{contrastive, contrastive_mlp};
-use clap_train::{AdamConfig, Algorithm, Optimizer, Schedule};
+use clap_train::{Algorithm, Optimizer, OptimizerConfig, Schedule};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -83,7 +83,7 @@ impl Case {
         };
         let loss = match &mlp {
             Some((audio_mlp, text_mlp)) => {
-                contrastive_mlp((&audio, audio_mlp), (&text, text_mlp), (&scale_a, &scale_t)).unwrap()
+                contrastive_mlp((&audio, audio_mlp), (&text, text_mlp), (&scale_a, &scale_t), None).unwrap()
             }
             None => contrastive(&audio, &text, &scale_a).unwrap(),
         };
@@ -247,7 +247,7 @@ fn three_steps(name: &str) {
     let case = Case::load(name);
     let fixture = &case.fixture;
     let betas = &fixture.config()["betas"];
-    let adam = AdamConfig {
+    let adam = OptimizerConfig {
         algorithm: match fixture.config()["optimizer"].as_str() {
             Some("adam") => Algorithm::Adam,
             Some("adamw") => Algorithm::AdamW,
@@ -256,13 +256,10 @@ fn three_steps(name: &str) {
         betas: (betas[0].as_f64().unwrap(), betas[1].as_f64().unwrap()),
         eps: fixture.number("/eps"),
         weight_decay: fixture.number("/wd"),
-        grad_clip_norm: None,
+        ..OptimizerConfig::default()
     };
-    let schedule = Schedule {
-        base_lr: fixture.number("/base_lr"),
-        warmup: fixture.number("/warmup") as u64,
-        total: fixture.number("/total") as u64,
-    };
+    let number = |key| fixture.number(key);
+    let schedule = Schedule::cosine(number("/base_lr"), number("/warmup") as u64, number("/total") as u64);
     let mut optimizer = Optimizer::new(case.vars.trainable(), adam).unwrap();
     let mut moved = 0.0;
     for step in 0..3 {

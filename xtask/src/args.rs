@@ -71,17 +71,41 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// Recipe to follow
+    /// Recipe to follow (default: the embedded corpus's; with --init or --data, datasets/recipes/fine-tune.toml)
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
     /// Override a key of the recipe, for example --set optim.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Model to start from: a model folder, a run, a weight file of LAION's or a hub id such as laion/clap-htsat-unfused
+    #[arg(long, value_name = "PATH_OR_ID")]
+    pub(crate) init: Option<PathBuf>,
+    /// Training clips: an audiofolder, a table, a folder of shards; its splits train and valid where it has them
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+    /// Validation clips (default: the split of --data, else the recipe's share of the training clips)
+    #[arg(long, value_name = "PATH", requires = "data")]
+    pub(crate) valid: Option<PathBuf>,
+    /// Parameters that do not train: text, audio, heads, pretrained, new, or a checkpoint name with stars or the beginning of one
+    /// (repeatable; adds to the recipe's optim.freeze)
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) freeze: Vec<String>,
+    /// Train with the other processes of this job, data.batch_size clips each: `mpi` (started by mpirun; a build with --features mpi),
+    /// or `nccl` (the same, summing between the GPUs; --features nccl)
+    #[arg(long, value_name = "mpi|nccl")]
+    pub(crate) distributed: Option<Distributed>,
+    /// Open and check everything, try a few clips, say what the run would be, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Run folder to make (default: runs/DATE-RECIPE)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Go on with a run that was stopped, from its latest checkpoint and by its own configuration: its folder, or `latest`
-    #[arg(long, value_name = "DIR|latest", conflicts_with_all = ["config", "set", "out", "exclude", "strict", "device"])]
+    #[arg(
+        long,
+        value_name = "DIR|latest",
+        conflicts_with_all = ["config", "set", "init", "data", "freeze", "dry_run", "out", "exclude", "strict", "device", "Table"]
+    )]
     pub(crate) resume: Option<PathBuf>,
     /// Training clips to leave out: the list that `dataset overlap` writes (overrides the recipe's data.exclude)
     #[arg(long, value_name = "FILE")]
@@ -92,6 +116,8 @@ pub(crate) struct Train {
     /// cpu, cuda, cuda:N, metal or auto (default: the recipe's)
     #[arg(long)]
     pub(crate) device: Option<String>,
+    #[command(flatten)]
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Args)]
@@ -276,6 +302,12 @@ pub(crate) struct FrontEnd {
     /// Seed for `--long-audio random`
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Distributed {
+    Mpi,
+    Nccl,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

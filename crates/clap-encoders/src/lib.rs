@@ -47,7 +47,7 @@ mod transform;
 mod weights;
 
 pub use audio_tower::AudioTower;
-pub use checkpoint::save_folder;
+pub use checkpoint::{TowerReport, save_folder};
 pub use config::{AudioConfig, ClapConfig, FusionType, HtsAtConfig, PannConfig, TextConfig, TextModelType};
 pub use device::{device, dtype};
 pub use error::{Error, KeyReport, Result};

@@ -27,6 +27,7 @@ pub struct ClapModel {
     transforms: Option<Transforms>,
     logit_scale_a: Tensor,
     logit_scale_t: Tensor,
+    logit_bias: Option<Tensor>,
     dtype: DType,
 }
 
@@ -64,6 +65,10 @@ impl ClapModel {
             transforms,
             logit_scale_a: scale("logit_scale_a")?,
             logit_scale_t: scale("logit_scale_t")?,
+            logit_bias: match config.logit_bias_init_value {
+                Some(bias) => Some(vb.get_with_hints((), "logit_bias", Init::Const(bias))?),
+                None => None,
+            },
             dtype: vb.dtype(),
         })
     }
@@ -141,12 +146,36 @@ impl ClapModel {
         mode: &mut Mode,
         taps: &mut Taps<'_>,
     ) -> ClapResult<Tensor> {
+        let xs = self.audio_hidden_with(input_features, is_longer, mode, taps)?;
+        joint(&self.audio_projection, &xs, taps)
+    }
+
+    /// What the audio tower alone makes of log-mel views: `(B, hidden size)`.
+    ///
+    /// # Errors
+    /// As [`ClapModel::get_audio_features`].
+    pub fn audio_hidden_t(&self, input_features: &Tensor, is_longer: &[bool], mode: &mut Mode) -> ClapResult<Tensor> {
+        self.audio_hidden_with(input_features, is_longer, mode, &mut Taps::none())
+    }
+
+    fn audio_hidden_with(
+        &self,
+        input_features: &Tensor,
+        is_longer: &[bool],
+        mode: &mut Mode,
+        taps: &mut Taps<'_>,
+    ) -> ClapResult<Tensor> {
         // Decibels reach the tower whole; it narrows them once its batch norm has centred them.
         let xs = input_features.to_dtype(widened(self.dtype))?;
-        let xs = self.audio_model.forward_with(&xs, is_longer, mode, taps)?;
-        let xs = self.audio_projection.forward(&xs)?;
-        taps.see(format_args!("projection"), &xs);
-        Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
+        Ok(self.audio_model.forward_with(&xs, is_longer, mode, taps)?)
+    }
+
+    /// [`ClapModel::audio_hidden_t`]'s `(B, hidden size)` → L2-normalised embeddings `(B, projection_dim)`.
+    ///
+    /// # Errors
+    /// Where the width differs.
+    pub fn audio_joint(&self, hidden: &Tensor) -> ClapResult<Tensor> {
+        joint(&self.audio_projection, hidden, &mut Taps::none())
     }
 
     /// As [`ClapModel::get_text_features`], differentiable, in training or evaluation.
@@ -169,9 +198,23 @@ impl ClapModel {
         taps: &mut Taps<'_>,
     ) -> ClapResult<Tensor> {
         let xs = self.text_model.forward_with(input_ids, attention_mask, mode, taps)?;
-        let xs = self.text_projection.forward(&xs)?;
-        taps.see(format_args!("projection"), &xs);
-        Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
+        joint(&self.text_projection, &xs, taps)
+    }
+
+    /// What the text tower alone makes of token ids and mask: `(B, hidden size)`.
+    ///
+    /// # Errors
+    /// As [`ClapModel::get_text_features`].
+    pub fn text_hidden_t(&self, input_ids: &Tensor, attention_mask: &Tensor, mode: &mut Mode) -> ClapResult<Tensor> {
+        Ok(self.text_model.forward_with(input_ids, attention_mask, mode, &mut Taps::none())?)
+    }
+
+    /// [`ClapModel::text_hidden_t`]'s `(B, hidden size)` → L2-normalised embeddings `(B, projection_dim)`.
+    ///
+    /// # Errors
+    /// Where the width differs.
+    pub fn text_joint(&self, hidden: &Tensor) -> ClapResult<Tensor> {
+        joint(&self.text_projection, hidden, &mut Taps::none())
     }
 
     /// Logarithm of the temperature of the audio-to-text logits, a scalar; the only one that LAION's loss trains.
@@ -184,6 +227,13 @@ impl ClapModel {
     #[must_use]
     pub fn logit_scale_t(&self) -> &Tensor {
         &self.logit_scale_t
+    }
+
+    /// Bias of the logits, a scalar, where the model was made for the sigmoid loss (`logit_bias_init_value` of its configuration). It
+    /// moves all logits alike, so it decides no ranking.
+    #[must_use]
+    pub fn logit_bias(&self) -> Option<&Tensor> {
+        self.logit_bias.as_ref()
     }
 
     /// `exp(logit_scale_a) · A · Tᵀ` of normalised embeddings `(A, D)` and `(T, D)` → `(A, T)`.
@@ -202,6 +252,13 @@ impl ClapModel {
     pub fn logits_per_text(&self, audio_embeds: &Tensor, text_embeds: &Tensor) -> ClapResult<Tensor> {
         Ok(logits(&self.logit_scale_t, text_embeds, audio_embeds)?)
     }
+}
+
+/// A tower's output in the joint space, normalised.
+fn joint(projection: &Projection, hidden: &Tensor, taps: &mut Taps<'_>) -> ClapResult<Tensor> {
+    let xs = projection.forward(hidden)?;
+    taps.see(format_args!("projection"), &xs);
+    Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
 }
 
 fn logits(scale: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {

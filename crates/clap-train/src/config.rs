@@ -13,9 +13,13 @@ use clap_data::{Stream, TextAugment};
 use clap_encoders::{AudioConfig, TextConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::config_keys;
 use crate::error::{Error, Result};
-use crate::optimizer::{AdamConfig, Algorithm};
+
+mod checks;
+mod keys;
+mod optim;
+
+pub use optim::{GroupConfig, LoraConfig, LossConfig, OptimConfig, ScheduleConfig};
 
 /// Everything a training run depends on; together with the data it determines the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,12 +41,16 @@ pub struct TrainConfig {
     /// The model, new or continued.
     pub model: ModelConfig,
     /// The front end, by the names of `preprocessor_config.json`; with `model.init` the folder's own.
-    #[serde(serialize_with = "config_keys::serialize_features")]
+    #[serde(serialize_with = "keys::serialize_features")]
     pub features: Option<FeatureConfig>,
     /// Changes made to training clips only.
     pub augment: AugmentConfig,
-    /// The optimiser.
+    /// What is minimised.
+    pub loss: LossConfig,
+    /// The optimiser, and which parameters it is given.
     pub optim: OptimConfig,
+    /// Adapters of low rank in the place of the towers' matrices.
+    pub lora: Option<LoraConfig>,
     /// The learning rate over time and the length of the run.
     pub schedule: ScheduleConfig,
     /// Validation and the choice of the best checkpoint.
@@ -75,8 +83,12 @@ pub struct DataConfig {
     pub train_split: Option<String>,
     /// Training clips to leave out: a list of ids, as `cargo xtask dataset overlap` writes it, of clips that the evaluation has too.
     pub exclude: Option<PathBuf>,
-    /// Validation clips; without a path the run is not evaluated.
+    /// More training clips: the data sets that are learnt from beside `train`.
+    pub more: Vec<SourceConfig>,
+    /// Validation clips; without a path, and without `holdout`, the run is not evaluated.
     pub valid: Option<PathBuf>,
+    /// Share of the training clips that is kept for validation, where `valid` is not set: drawn by `seed`, labels spread evenly.
+    pub holdout: f64,
     /// Split of `valid`; without one all of it.
     pub valid_split: Option<String>,
     /// Column of a table that says where a sound is; this and the next three hold for `train` and `valid`, and without them the
@@ -97,7 +109,8 @@ pub struct DataConfig {
     /// Longest text in tokens, the special ones included; the rest is cut off. Never more than the text tower has
     /// positions for.
     pub max_tokens: usize,
-    /// Clips per step. Contrastive learning compares within the batch, so this is a hyper-parameter, not only a size.
+    /// Clips that are compared with each other. Contrastive learning compares within the batch, so this is a hyper-parameter, not only a
+    /// size. A step takes one such batch, or `optim.accumulate` of them.
     pub batch_size: usize,
     /// Which texts of training shards are their captions: `none` (`text`), `all` (`text_augment_all`) or `augment_only`
     /// (`text_augment_t5`), as LAION-CLAP's `--text-augment-selection`. Validation clips keep `text`.
@@ -131,6 +144,20 @@ pub struct DataConfig {
     pub readers: usize,
 }
 
+/// `[[data.more]]`: one more data set to learn from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Where it is, as `data.train`, but for streams.
+    pub path: PathBuf,
+    /// Its split; without one all of it.
+    pub split: Option<String>,
+    /// Table of ids and captions that take the place of its own.
+    pub captions: Option<PathBuf>,
+    /// Table of ids and captions that join its own.
+    pub more_captions: Option<PathBuf>,
+}
+
 /// `[model]`: a new model (`projection_dim`, `[model.audio]`, `[model.text]`), of which `init_audio` and `init_text` may give a tower
 /// trained weights; or `init`, a model to start from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,8 +174,10 @@ pub struct ModelConfig {
     pub init_text: Option<PathBuf>,
     /// Width of the joint space.
     pub projection_dim: usize,
-    /// Initial factor of the logits, the temperature's inverse; `1 / 0.07` in the paper.
+    /// Initial factor of the logits, the temperature's inverse; `1 / 0.07` in the paper, 10 in SigLIP's.
     pub logit_scale_init_value: f64,
+    /// Initial bias of the logits, which the sigmoid loss trains.
+    pub logit_bias_init_value: f64,
     /// The audio tower, by the names of HF's `ClapAudioConfig`, or of a PANN where `model_type` is `"pann"`.
     pub audio: Option<AudioConfig>,
     /// The text tower, by the names of HF's `ClapTextConfig`; `vocab_size` comes from the tokenizer.
@@ -166,40 +195,6 @@ pub struct AugmentConfig {
     /// Random stripes of the log-mel set to its mean. `[model.audio.spec_augment]` has the tower do it where LAION's does, behind its
     /// batch norm, whose statistics then see whole clips.
     pub spec_augment: Option<SpecAugment>,
-}
-
-/// `[optim]`: the optimiser.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimConfig {
-    /// `adam` or `adamw`.
-    pub optimizer: Algorithm,
-    /// Learning rate after the warm-up.
-    pub lr: f64,
-    /// β1 and β2. LAION's scripts run with 0.9 and 0.999; the paper prints 0.99 and 0.9.
-    pub betas: [f64; 2],
-    /// Added to the denominator of the update.
-    pub eps: f64,
-    /// Weight decay of matrices (LAION's groups: none for biases, norms, bias tables and logit scales).
-    pub weight_decay: f64,
-    /// Greatest norm of the gradient; without it there is no clipping.
-    pub grad_clip_norm: Option<f64>,
-    /// Clips that go through the towers at a time: the memory is theirs, the loss and its gradient are those of the whole batch, and a
-    /// step costs a second forward pass ([`crate::grad_cache`]). Without it the batch goes through in one piece.
-    pub micro_batch_size: Option<usize>,
-}
-
-/// `[schedule]`: linear warm-up and a cosine to zero over the whole run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScheduleConfig {
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    /// Passes over the training clips.
-    pub epochs: u64,
-    /// Wall-clock bound of the whole run, its last evaluation included. The cosine then follows whichever of steps and
-    /// time is further on, so such a run depends on the machine's speed.
-    pub max_minutes: Option<f64>,
 }
 
 /// `[eval]`: validation by retrieval and zero-shot classification.
@@ -245,7 +240,9 @@ impl Default for TrainConfig {
             model: ModelConfig::default(),
             features: None,
             augment: AugmentConfig::default(),
+            loss: LossConfig::default(),
             optim: OptimConfig::default(),
+            lora: None,
             schedule: ScheduleConfig::default(),
             eval: EvalConfig::default(),
             checkpoint: CheckpointConfig::default(),
@@ -259,7 +256,9 @@ impl Default for DataConfig {
             train: PathBuf::new(),
             train_split: None,
             exclude: None,
+            more: Vec::new(),
             valid: None,
+            holdout: 0.0,
             valid_split: None,
             audio_key: None,
             caption_key: None,
@@ -296,6 +295,7 @@ impl Default for ModelConfig {
             init_text: None,
             projection_dim: 512,
             logit_scale_init_value: 1.0 / 0.07,
+            logit_bias_init_value: -10.0,
             audio: None,
             text: None,
         }
@@ -305,28 +305,6 @@ impl Default for ModelConfig {
 impl Default for AugmentConfig {
     fn default() -> Self {
         Self { random_crop: true, gain_db: None, spec_augment: None }
-    }
-}
-
-impl Default for OptimConfig {
-    /// The optimiser of LAION's shipped recipes.
-    fn default() -> Self {
-        let adam = AdamConfig::default();
-        Self {
-            optimizer: adam.algorithm,
-            lr: 1e-4,
-            betas: [adam.betas.0, adam.betas.1],
-            eps: adam.eps,
-            weight_decay: adam.weight_decay,
-            grad_clip_norm: adam.grad_clip_norm,
-            micro_batch_size: None,
-        }
-    }
-}
-
-impl Default for ScheduleConfig {
-    fn default() -> Self {
-        Self { warmup: 3200, epochs: 45, max_minutes: None }
     }
 }
 
@@ -341,18 +319,6 @@ impl Default for EvalConfig {
     }
 }
 
-impl From<&OptimConfig> for AdamConfig {
-    fn from(optim: &OptimConfig) -> Self {
-        Self {
-            algorithm: optim.optimizer,
-            betas: (optim.betas[0], optim.betas[1]),
-            eps: optim.eps,
-            weight_decay: optim.weight_decay,
-            grad_clip_norm: optim.grad_clip_norm,
-        }
-    }
-}
-
 impl TrainConfig {
     /// Reads a TOML file; keys it leaves out have their defaults, and its relative paths are made absolute.
     ///
@@ -361,7 +327,7 @@ impl TrainConfig {
     /// another type. The values are judged by [`Self::validate`].
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let mut config: Self = config_keys::parse(&text, &path.display().to_string())?;
+        let mut config: Self = keys::parse(&text, &path.display().to_string())?;
         config.resolve_paths(path.parent().unwrap_or(Path::new("")))?;
         Ok(config)
     }
@@ -375,7 +341,10 @@ impl TrainConfig {
         let train = Some(&mut data.train).filter(|train| !Stream::is_needed(train));
         let tables =
             [&mut data.exclude, &mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
-        let named = train.into_iter().chain(tables.into_iter().flatten());
+        let more = data.more.iter_mut().flat_map(|source| {
+            [Some(&mut source.path), source.captions.as_mut(), source.more_captions.as_mut()].into_iter().flatten()
+        });
+        let named = train.into_iter().chain(tables.into_iter().flatten()).chain(more);
         // What does not lie beside the file may be the id of a model on the hub.
         let model = &mut self.model;
         let inits = [&mut model.init, &mut model.init_audio, &mut model.init_text].into_iter().flatten();
@@ -392,7 +361,7 @@ impl TrainConfig {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
-        config_keys::parse(text, origin)
+        keys::parse(text, origin)
     }
 
     /// Overrides one key: `optim.lr=1e-4`, `model.audio.depths=[2,2,2]`, `data.train=clips`. The value is TOML, or a plain
@@ -401,7 +370,7 @@ impl TrainConfig {
     /// # Errors
     /// Where there is no `=`, the key is unknown or the value has another type; the configuration is unchanged then.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
-        *self = config_keys::set(self, assignment)?;
+        *self = keys::set(self, assignment)?;
         Ok(())
     }
 
@@ -417,6 +386,7 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::Algorithm;
 
     const RECIPE: &str = r#"
         seed = 7
@@ -476,6 +446,9 @@ mod tests {
             "optim.lr = 2e-4",
             "optim.lr=1",
             "optim.optimizer=adamw",
+            "optim.betas=paper",
+            "optim.freeze=[\"text\", \"*.bias\"]",
+            "optim.groups=[{ parameters = [\"pretrained\"], lr = 1e-5 }]",
             "data.train=some/other clips",
             "model.audio.depths=[2, 6]",
             "model.text.hidden_size=96",
@@ -488,6 +461,8 @@ mod tests {
             config.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
         }
         assert_eq!((config.seed, config.optim.lr, config.optim.optimizer), (3, 1.0, Algorithm::AdamW));
+        assert_eq!((config.optim.betas, config.optim.freeze.len()), ([0.99, 0.9], 2));
+        assert_eq!(config.optim.groups[0].lr, Some(1e-5));
         assert_eq!(config.data.train, Path::new("some/other clips"));
         assert_eq!(depths(&config), [2, 6]);
         assert_eq!(config.optim.grad_clip_norm, Some(1.0));

@@ -12,44 +12,47 @@
 //! (PANNs, attentional fusion) see a micro-batch, as they see their share of the batch in a run on several devices. Running
 //! statistics move in the first pass only.
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
-use clap_encoders::ClapModel;
 use clap_nn::{InputMoments, Mode, checkpoint};
 
 use crate::collate::Batch;
+use crate::distributed::Ranks;
 use crate::error::Result;
+use crate::towers::Towers;
 
 /// Embeddings `(B, D)` of the clips and of the texts, made `micro_batch` at a time. `mode` has to carry the
 /// [`clap_nn::Checkpoints`] that the step goes backward by.
-///
-/// # Errors
-/// Where a tower refuses its input or the device fails.
-pub fn embeddings(
-    model: &Arc<ClapModel>,
+pub(crate) fn embeddings(
+    towers: &Towers,
     batch: &Batch,
     micro_batch: usize,
+    ranks: &Ranks,
     mode: &mut Mode,
 ) -> Result<(Tensor, Tensor)> {
     let clips = batch.is_longer.len();
-    let moments = InputMoments::of(&batch.input_features)?;
+    let mut moments = InputMoments::of(&batch.input_features)?;
+    if let Some(ranks) = ranks.collective() {
+        moments = moments.over(&**ranks)?;
+    }
     let (mut audio, mut text) = (Vec::new(), Vec::new());
     for start in (0..clips).step_by(micro_batch.max(1)) {
         let count = micro_batch.max(1).min(clips - start);
-        mode.give_input_moments(if start == 0 { moments.clone() } else { moments.seen() });
-        let (model, is_longer) = (Arc::clone(model), batch.is_longer[start..start + count].to_vec());
+        // A frozen tower asks for none.
+        if !towers.frozen.audio {
+            mode.give_input_moments(if start == 0 { moments.clone() } else { moments.seen() });
+        }
+        let (towers, is_longer) = (towers.clone(), batch.is_longer[start..start + count].to_vec());
         let features = batch.input_features.narrow(0, start, count)?;
         audio.push(checkpoint(&features, mode, move |xs, mode| {
-            model.audio_embeds_t(xs, &is_longer, mode).map_err(candle_core::Error::wrap)
+            towers.audio(xs, &is_longer, mode).map_err(candle_core::Error::wrap)
         })?);
     }
     for start in (0..clips).step_by(micro_batch.max(1)) {
         let count = micro_batch.max(1).min(clips - start);
-        let (model, mask) = (Arc::clone(model), batch.attention_mask.narrow(0, start, count)?);
+        let (towers, mask) = (towers.clone(), batch.attention_mask.narrow(0, start, count)?);
         let ids = batch.input_ids.narrow(0, start, count)?;
         text.push(checkpoint(&ids, mode, move |ids, mode| {
-            model.text_embeds_t(ids, &mask, mode).map_err(candle_core::Error::wrap)
+            towers.text(ids, &mask, mode).map_err(candle_core::Error::wrap)
         })?);
     }
     Ok((Tensor::cat(&audio, 0)?, Tensor::cat(&text, 0)?))

@@ -1,16 +1,20 @@
 //! The model that a run begins with: new, new with trained towers, or another's.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use candle_core::{DType, Device};
 use clap_audio::FeatureConfig;
 use clap_encoders::checkpoint::Format;
-use clap_encoders::{AudioTowerFile, ClapConfig, ClapModel, ClapTokenizer, TextConfig, TextModelType, TextTowerFile};
+use clap_encoders::{
+    AudioTowerFile, ClapConfig, ClapModel, ClapTokenizer, TextConfig, TextModelType, TextTowerFile, TowerReport,
+};
 use clap_nn::Vars;
 use clap_nn::init::seeded_vars;
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::loss::Objective;
 
 /// The parts that a model folder holds, and what is to be told of them.
 pub(crate) struct Parts {
@@ -19,6 +23,8 @@ pub(crate) struct Parts {
     pub(crate) tokenizer: ClapTokenizer,
     pub(crate) vars: Vars,
     pub(crate) model: ClapModel,
+    /// Names of the variables whose values came from a file.
+    pub(crate) pretrained: HashSet<String>,
     pub(crate) initialised: Vec<String>,
     pub(crate) warnings: Vec<String>,
 }
@@ -65,17 +71,41 @@ pub(crate) fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Par
         logit_scale_init_value: config.model.logit_scale_init_value,
         ..ClapConfig::default()
     };
+    let clap_config = with_heads(clap_config, config);
     let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
     let model = ClapModel::new(&clap_config, vb)?;
-    let mut initialised = Vec::new();
+    let mut reports = Vec::new();
     if let Some(tower) = init_audio {
-        initialised.push(tower.fill(&vars).map_err(of("model.init_audio"))?.to_string());
+        reports.push(tower.fill(&vars).map_err(of("model.init_audio"))?);
     }
     if let Some(tower) = init_text {
-        initialised.push(tower.fill(&vars).map_err(of("model.init_text"))?.to_string());
+        reports.push(tower.fill(&vars).map_err(of("model.init_text"))?);
     }
+    let taken = |report: &TowerReport| {
+        let names = vars.iter().map(|(name, _)| name);
+        names.filter(|name| report.tower.has(name) && !report.fresh.contains(name)).collect::<Vec<_>>()
+    };
+    let pretrained = reports.iter().flat_map(taken).collect();
+    let initialised = reports.iter().map(ToString::to_string).collect();
     let features = config.features.get_or_insert_default().clone();
-    Ok(Parts { clap_config, features, tokenizer, vars, model, initialised, warnings: Vec::new() })
+    Ok(Parts { clap_config, features, tokenizer, vars, model, pretrained, initialised, warnings: Vec::new() })
+}
+
+/// What the loss needs beside the towers.
+fn with_heads(mut clap_config: ClapConfig, config: &TrainConfig) -> ClapConfig {
+    match config.loss.name {
+        Objective::Contrastive => {}
+        Objective::Mlp => clap_config.mlp_loss = true,
+        Objective::Sigmoid => {
+            clap_config.logit_bias_init_value.get_or_insert(config.model.logit_bias_init_value);
+        }
+    }
+    clap_config
+}
+
+/// Whether a variable is there for a loss alone, so that a model trained by another has none.
+fn is_of_loss(name: &str) -> bool {
+    name == "logit_bias" || ["audio_transform.", "text_transform."].iter().any(|start| name.starts_with(start))
 }
 
 fn tokenizer(path: &Path) -> Result<ClapTokenizer> {
@@ -114,12 +144,18 @@ fn trained_text(tower: &TextConfig, tokenizer: &ClapTokenizer) -> Result<TextCon
 pub(crate) fn continued(init: &Path, config: &TrainConfig, device: &Device) -> Result<Parts> {
     let opened = clap_encoders::open_model(&clap_encoders::locate(init, None)?)?;
     let loaded = opened.with_tokenizer(config.data.tokenizer.as_deref())?;
-    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
-    let model = ClapModel::new(&loaded.config, vb)?;
-    loaded.checkpoint.fill(&vars).map_err(|e| Error::config("model.init", e.to_string()))?;
-    let (tensors, origin, format) = (vars.len(), loaded.checkpoint.origin(), loaded.checkpoint.format());
-    let initialised = vec![format!("whole model: {tensors} tensors from {origin} ({} layout)", format.name())];
     let preset = loaded.preset();
+    let (vars, vb) = seeded_vars(config.seed, device, DType::F32);
+    let clap_config = with_heads(loaded.config, config);
+    let model = ClapModel::new(&clap_config, vb)?;
+    let added = loaded.checkpoint.fill(&vars, is_of_loss).map_err(|e| Error::config("model.init", e.to_string()))?;
+    let (origin, format) = (loaded.checkpoint.origin(), loaded.checkpoint.format());
+    let tensors = vars.len() - added.len();
+    let mut initialised = vec![format!("whole model: {tensors} tensors from {origin} ({} layout)", format.name())];
+    if !added.is_empty() {
+        initialised.push(format!("new, for the loss: {}", added.join(", ")));
+    }
+    let pretrained = vars.iter().map(|(name, _)| name).filter(|name| !added.contains(name)).collect();
     let warnings = match format {
         Format::Laion if preset != config.preset => vec![format!(
             "preset is {}, but model.init is a file of LAION's, which was trained with {preset}",
@@ -127,6 +163,6 @@ pub(crate) fn continued(init: &Path, config: &TrainConfig, device: &Device) -> R
         )],
         _ => Vec::new(),
     };
-    let (clap_config, features, tokenizer) = (loaded.config, loaded.features, loaded.tokenizer);
-    Ok(Parts { clap_config, features, tokenizer, vars, model, initialised, warnings })
+    let (features, tokenizer) = (loaded.features, loaded.tokenizer);
+    Ok(Parts { clap_config, features, tokenizer, vars, model, pretrained, initialised, warnings })
 }

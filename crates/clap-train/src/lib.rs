@@ -19,31 +19,40 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
 mod adam;
+mod budget;
 pub mod collate;
 pub mod config;
-mod config_checks;
-mod config_keys;
+pub mod distributed;
+mod dry_run;
 mod error;
 pub mod event;
-pub mod grad_cache;
+mod grad_cache;
+pub mod gradient;
+pub mod groups;
 mod initial_model;
+pub mod lora;
 pub mod loss;
 pub mod optimizer;
+mod peak_memory;
 pub mod plot;
 pub mod report;
 mod run_folder;
 mod schedule;
 mod setup;
 pub mod state;
+mod towers;
 mod train_data;
 mod trainer;
 
 pub use config::{Precision, TrainConfig};
+pub use distributed::Ranks;
+pub use dry_run::DryRun;
 pub use error::{Error, Result};
 pub use event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
-pub use optimizer::{AdamConfig, Algorithm, Optimizer};
+pub use gradient::Gradient;
+pub use optimizer::{Algorithm, Optimizer, OptimizerConfig, Parameter};
 pub use run_folder::RunFolder;
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Shape};
 pub use setup::Setup;
 pub use train_data::TrainData;
 pub use trainer::Trainer;

@@ -1,4 +1,4 @@
-//! Adam and AdamW over named variables, with PyTorch's arithmetic and LAION's parameter groups.
+//! Adam, AdamW and SGD over named variables, with PyTorch's arithmetic and LAION's parameter groups.
 //!
 //! Adam: Kingma and Ba, arXiv 1412.6980; AdamW: Loshchilov and Hutter, arXiv 1711.05101; the order of operations is
 //! `torch.optim.adam._single_tensor_adam` (PyTorch 2), epsilon outside the square root and after the bias correction:
@@ -9,9 +9,15 @@
 //! p ← p − lr / (1 − β1ᵗ) · m / (√v / √(1 − β2ᵗ) + ε)
 //! ```
 //!
+//! SGD is `torch.optim.sgd._single_tensor_sgd` without dampening or Nesterov's step:
+//!
+//! ```text
+//! g ← g + wd · p     b ← momentum · b + g     p ← p − lr · b
+//! ```
+//!
 //! candle's own AdamW hides its state, has one group and makes a dozen passes; here a variable on the CPU in `f32` is
 //! updated in one multi-threaded pass over `p, g, m, v`, each element by itself, so the result does not depend on the
-//! number of threads. Other devices and types run the composed twin; a test holds the two together.
+//! number of threads. Other devices and types run the composed twin; a test holds the two together. SGD is composed everywhere.
 
 use std::collections::HashMap;
 
@@ -24,36 +30,57 @@ use crate::adam::{Coefficients, sum_of_squares, update_composed, update_fused};
 /// Range that LAION clamps its logit scales to after each step: `[0, ln 100]`, a temperature of 1 to 100.
 pub const LOGIT_SCALE_RANGE: (f64, f64) = (0.0, 4.605_170_185_988_092);
 
-/// Which decay the optimiser applies.
+/// What the optimiser does with a gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
-    /// Weight decay is added to the gradient (an L2 penalty).
+    /// Adam; weight decay is added to the gradient (an L2 penalty).
     #[default]
     Adam,
-    /// Weight decay shrinks the weight itself.
+    /// Adam; weight decay shrinks the weight itself.
     AdamW,
+    /// Stochastic gradient descent with momentum; weight decay is added to the gradient.
+    Sgd,
+}
+
+impl Algorithm {
+    /// What is remembered of a parameter, by PyTorch's names.
+    fn buffers(self) -> &'static [&'static str] {
+        match self {
+            Self::Adam | Self::AdamW => &["exp_avg", "exp_avg_sq"],
+            Self::Sgd => &["momentum_buffer"],
+        }
+    }
 }
 
 /// What an [`Optimizer`] needs beside the learning rate, which the schedule gives to each step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamConfig {
-    /// Adam or AdamW.
+pub struct OptimizerConfig {
+    /// Adam, AdamW or SGD.
     pub algorithm: Algorithm,
-    /// Decay of the running mean and of the running square of the gradient.
+    /// Adam: decay of the running mean and of the running square of the gradient.
     pub betas: (f64, f64),
-    /// Added to the denominator.
+    /// Adam: added to the denominator.
     pub eps: f64,
+    /// SGD: what is left of the last step's buffer; 0 remembers nothing.
+    pub momentum: f64,
     /// Decay of the parameters that [`decays`] names; the others have none.
     pub weight_decay: f64,
     /// Greatest norm of the whole gradient; a longer one is scaled down to it.
     pub grad_clip_norm: Option<f64>,
 }
 
-impl Default for AdamConfig {
-    /// PyTorch's defaults without decay, as every shipped LAION recipe runs.
+impl Default for OptimizerConfig {
+    /// PyTorch's defaults without decay, as every shipped LAION recipe runs; for SGD, open_clip's momentum.
     fn default() -> Self {
-        Self { algorithm: Algorithm::Adam, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, grad_clip_norm: None }
+        Self {
+            algorithm: Algorithm::Adam,
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            grad_clip_norm: None,
+        }
     }
 }
 
@@ -64,10 +91,29 @@ pub fn decays(name: &str, rank: usize) -> bool {
     rank >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
 }
 
-/// Adam or AdamW with its moments, by parameter name.
+/// A variable to optimise, and how it differs from the others.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its checkpoint name.
+    pub name: String,
+    /// The variable.
+    pub var: Var,
+    /// Factor of the learning rate.
+    pub lr_scale: f64,
+    /// Weight decay in place of [`OptimizerConfig::weight_decay`]; where [`decays`] says that there is none, there is none.
+    pub weight_decay: Option<f64>,
+}
+
+impl From<(String, Var)> for Parameter {
+    fn from((name, var): (String, Var)) -> Self {
+        Self { name, var, lr_scale: 1.0, weight_decay: None }
+    }
+}
+
+/// An optimiser with what it remembers, by parameter name.
 #[derive(Debug)]
 pub struct Optimizer {
-    config: AdamConfig,
+    config: OptimizerConfig,
     slots: Vec<Slot>,
 }
 
@@ -76,31 +122,34 @@ pub struct Optimizer {
 struct Slot {
     name: String,
     var: Var,
+    lr_scale: f64,
     weight_decay: f64,
     /// Updates so far; as in PyTorch each parameter counts its own, for one without gradient is not updated.
     step: u64,
-    moments: Moments,
+    buffers: Buffers,
 }
 
+/// [`Algorithm::buffers`], in that order, each as large as the parameter.
 #[derive(Debug)]
-enum Moments {
-    /// CPU and `f32`: the fused pass.
+enum Buffers {
+    /// Adam's on the CPU in `f32`: the fused pass.
     Host { mean: Vec<f32>, square: Vec<f32> },
-    /// Anywhere else: `f32` tensors on the parameter's device.
-    Device { mean: Tensor, square: Tensor },
+    /// Anything else: `f32` tensors on the parameter's device.
+    Device(Vec<Tensor>),
 }
 
 impl Optimizer {
-    /// An optimiser with zero moments over `parameters`, in the order given.
+    /// An optimiser that remembers nothing yet over `parameters`, in the order given.
     ///
     /// # Errors
-    /// Where a device cannot hold the moments.
-    pub fn new(parameters: impl IntoIterator<Item = (String, Var)>, config: AdamConfig) -> Result<Self> {
-        let slot = |(name, var): (String, Var)| {
+    /// Where a device cannot hold the buffers.
+    pub fn new(parameters: impl IntoIterator<Item = impl Into<Parameter>>, config: OptimizerConfig) -> Result<Self> {
+        let slot = |parameter: Parameter| {
+            let var = &parameter.var;
             let fused = var.device().is_cpu() && var.dtype() == DType::F32 && var.is_contiguous();
-            Slot::new(name, var, fused, &config)
+            Slot::new(parameter, fused && config.algorithm != Algorithm::Sgd, &config)
         };
-        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
+        let slots = parameters.into_iter().map(|parameter| slot(parameter.into())).collect::<Result<_>>()?;
         Ok(Self { config, slots })
     }
 
@@ -108,10 +157,23 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn composed(parameters: impl IntoIterator<Item = (String, Var)>, config: AdamConfig) -> Result<Self> {
-        let slot = |(name, var)| Slot::new(name, var, false, &config);
-        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
+    pub fn composed(
+        parameters: impl IntoIterator<Item = impl Into<Parameter>>,
+        config: OptimizerConfig,
+    ) -> Result<Self> {
+        let slot = |parameter: Parameter| Slot::new(parameter, false, &config);
+        let slots = parameters.into_iter().map(|parameter| slot(parameter.into())).collect::<Result<_>>()?;
         Ok(Self { config, slots })
+    }
+
+    /// The variables that it updates.
+    pub fn vars(&self) -> impl Iterator<Item = &Var> {
+        self.slots.iter().map(|slot| &slot.var)
+    }
+
+    /// The same with their names.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.var))
     }
 
     /// Names of the parameters that `grads` has nothing for: they would stay as they are.
@@ -166,32 +228,34 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The moments and step counts by PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` (`f32`, the parameter's shape)
-    /// and `step.NAME` (`i64` scalar), on the CPU.
+    /// What is remembered, by PyTorch's names: of Adam `exp_avg.NAME`, `exp_avg_sq.NAME`, of SGD `momentum_buffer.NAME` (`f32`, the
+    /// parameter's shape), and `step.NAME` (`i64` scalar), on the CPU.
     ///
     /// # Errors
     /// Where a device cannot be read.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
-        let mut state = HashMap::with_capacity(3 * self.slots.len());
+        let kinds = self.config.algorithm.buffers();
+        let mut state = HashMap::with_capacity((1 + kinds.len()) * self.slots.len());
         for slot in &self.slots {
-            let (mean, square) = match &slot.moments {
-                Moments::Host { mean, square } => (
-                    Tensor::from_slice(mean, slot.var.shape(), &Device::Cpu)?,
-                    Tensor::from_slice(square, slot.var.shape(), &Device::Cpu)?,
-                ),
-                Moments::Device { mean, square } => (mean.to_device(&Device::Cpu)?, square.to_device(&Device::Cpu)?),
+            let buffers: Vec<Tensor> = match &slot.buffers {
+                Buffers::Host { mean, square } => [mean, square]
+                    .into_iter()
+                    .map(|values| Tensor::from_slice(values, slot.var.shape(), &Device::Cpu))
+                    .collect::<Result<_>>()?,
+                Buffers::Device(buffers) => {
+                    buffers.iter().map(|buffer| buffer.to_device(&Device::Cpu)).collect::<Result<_>>()?
+                }
             };
-            state.insert(format!("exp_avg.{}", slot.name), mean);
-            state.insert(format!("exp_avg_sq.{}", slot.name), square);
+            state.extend(kinds.iter().zip(buffers).map(|(kind, buffer)| (format!("{kind}.{}", slot.name), buffer)));
             state.insert(format!("step.{}", slot.name), Tensor::new(slot.step as i64, &Device::Cpu)?);
         }
         Ok(state)
     }
 
-    /// Takes the moments and step counts of [`Self::state`]; names of other parameters are left alone.
+    /// Takes what [`Self::state`] gave; names of other parameters are left alone.
     ///
     /// # Errors
-    /// Where a parameter's moments are missing or of another shape; nothing is changed then.
+    /// Where something of a parameter is missing or of another shape; nothing is changed then.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut loaded = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
@@ -199,27 +263,24 @@ impl Optimizer {
                 Some(tensor) => Ok(tensor),
                 None => bail!("the optimiser state has no {kind}.{}", slot.name),
             };
-            let moment = |kind: &str| {
+            let buffer = |kind: &&str| {
                 let tensor = find(kind)?;
                 if tensor.shape() != slot.var.shape() {
                     bail!("{kind}.{} is {:?}, the parameter {:?}", slot.name, tensor.shape(), slot.var.shape());
                 }
-                tensor.to_dtype(DType::F32)
+                tensor.to_dtype(DType::F32)?.to_device(slot.var.device())
             };
-            let (mean, square) = (moment("exp_avg")?, moment("exp_avg_sq")?);
-            let moments = match &slot.moments {
-                Moments::Host { .. } => {
-                    Moments::Host { mean: mean.flatten_all()?.to_vec1()?, square: square.flatten_all()?.to_vec1()? }
+            let buffers: Vec<Tensor> = self.config.algorithm.buffers().iter().map(buffer).collect::<Result<_>>()?;
+            let buffers = match (&slot.buffers, &buffers[..]) {
+                (Buffers::Host { .. }, [mean, square]) => {
+                    Buffers::Host { mean: mean.flatten_all()?.to_vec1()?, square: square.flatten_all()?.to_vec1()? }
                 }
-                Moments::Device { .. } => Moments::Device {
-                    mean: mean.to_device(slot.var.device())?,
-                    square: square.to_device(slot.var.device())?,
-                },
+                _ => Buffers::Device(buffers),
             };
-            loaded.push((moments, find("step")?.to_scalar::<i64>()?));
+            loaded.push((buffers, find("step")?.to_scalar::<i64>()?));
         }
-        for (slot, (moments, step)) in self.slots.iter_mut().zip(loaded) {
-            slot.moments = moments;
+        for (slot, (buffers, step)) in self.slots.iter_mut().zip(loaded) {
+            slot.buffers = buffers;
             slot.step = step.unsigned_abs();
         }
         Ok(())
@@ -227,24 +288,26 @@ impl Optimizer {
 }
 
 impl Slot {
-    fn new(name: String, var: Var, fused: bool, config: &AdamConfig) -> Result<Self> {
-        let moments = if fused {
+    fn new(parameter: Parameter, fused: bool, config: &OptimizerConfig) -> Result<Self> {
+        let Parameter { name, var, lr_scale, weight_decay } = parameter;
+        let buffers = if fused {
             let zeros = vec![0.0; var.elem_count()];
-            Moments::Host { mean: zeros.clone(), square: zeros }
+            Buffers::Host { mean: zeros.clone(), square: zeros }
         } else {
             let zeros = Tensor::zeros(var.shape(), DType::F32, var.device())?;
-            Moments::Device { mean: zeros.clone(), square: zeros }
+            Buffers::Device(vec![zeros; config.algorithm.buffers().len()])
         };
-        let weight_decay = if decays(&name, var.rank()) { config.weight_decay } else { 0.0 };
-        Ok(Self { name, var, weight_decay, step: 0, moments })
+        let weight_decay = if decays(&name, var.rank()) { weight_decay.unwrap_or(config.weight_decay) } else { 0.0 };
+        Ok(Self { name, var, lr_scale, weight_decay, step: 0, buffers })
     }
 
-    fn update(&mut self, grad: &Tensor, lr: f64, grad_scale: f64, config: &AdamConfig) -> Result<()> {
+    fn update(&mut self, grad: &Tensor, lr: f64, grad_scale: f64, config: &OptimizerConfig) -> Result<()> {
         self.step += 1;
         let t = self.step as f64;
+        let lr = lr * self.lr_scale;
         let (beta1, beta2) = config.betas;
         let (l2, shrink) = match config.algorithm {
-            Algorithm::Adam => (self.weight_decay, 1.0),
+            Algorithm::Adam | Algorithm::Sgd => (self.weight_decay, 1.0),
             Algorithm::AdamW => (0.0, 1.0 - lr * self.weight_decay),
         };
         let c = Coefficients {
@@ -258,11 +321,26 @@ impl Slot {
             bias_correction2_sqrt: (1.0 - beta2.powf(t)).sqrt(),
             eps: config.eps,
         };
-        match &mut self.moments {
-            Moments::Host { mean, square } => update_fused(&self.var, grad, mean, square, c),
-            Moments::Device { mean, square } => update_composed(&self.var, grad, mean, square, &c),
+        match &mut self.buffers {
+            Buffers::Host { mean, square } => update_fused(&self.var, grad, mean, square, c),
+            Buffers::Device(buffers) => match &mut buffers[..] {
+                [mean, square] => update_composed(&self.var, grad, mean, square, &c),
+                [momentum] => descend(&self.var, grad, momentum, &c, (lr, config.momentum)),
+                _ => bail!("{} has {} buffers", self.name, buffers.len()),
+            },
         }
     }
+}
+
+/// One update of one parameter by SGD.
+fn descend(var: &Var, grad: &Tensor, buffer: &mut Tensor, c: &Coefficients, (lr, momentum): (f64, f64)) -> Result<()> {
+    let p = var.as_detached_tensor().to_dtype(DType::F32)?;
+    let mut g = (grad.detach().to_dtype(DType::F32)? * c.grad_scale)?;
+    if c.l2 != 0.0 {
+        g = (g + (&p * c.l2)?)?;
+    }
+    *buffer = ((&*buffer * momentum)? + g)?;
+    var.set(&(p - (&*buffer * lr)?)?.to_dtype(var.dtype())?)
 }
 
 #[cfg(test)]
@@ -303,12 +381,13 @@ mod tests {
         var.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    fn configs() -> [AdamConfig; 3] {
-        let adam = AdamConfig { weight_decay: 0.1, ..AdamConfig::default() };
+    fn configs() -> [OptimizerConfig; 4] {
+        let adam = OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::default() };
         [
-            AdamConfig::default(),
-            AdamConfig { grad_clip_norm: Some(0.05), ..adam },
-            AdamConfig { algorithm: Algorithm::AdamW, betas: (0.9, 0.99), eps: 1e-6, ..adam },
+            OptimizerConfig::default(),
+            OptimizerConfig { grad_clip_norm: Some(0.05), ..adam },
+            OptimizerConfig { algorithm: Algorithm::AdamW, betas: (0.9, 0.99), eps: 1e-6, ..adam },
+            OptimizerConfig { algorithm: Algorithm::Sgd, ..adam },
         ]
     }
 
@@ -334,7 +413,7 @@ mod tests {
     /// Three steps of a scalar by the printed formula in f64.
     #[test]
     fn a_scalar_follows_the_formula() {
-        let config = AdamConfig { algorithm: Algorithm::AdamW, weight_decay: 0.1, ..AdamConfig::default() };
+        let config = OptimizerConfig { algorithm: Algorithm::AdamW, weight_decay: 0.1, ..OptimizerConfig::default() };
         let var = Var::from_vec(vec![0.8f32], (1, 1), &Device::Cpu).unwrap();
         let mut optimizer = Optimizer::new([("w.weight".to_owned(), var.clone())], config).unwrap();
         let (mut p, mut m, mut v, lr) = (0.8f64, 0.0, 0.0, 0.01);
@@ -353,6 +432,48 @@ mod tests {
         }
     }
 
+    /// Three steps of a scalar by the printed formula in f64.
+    #[test]
+    fn sgd_follows_the_formula() {
+        let config = OptimizerConfig { algorithm: Algorithm::Sgd, weight_decay: 0.1, ..OptimizerConfig::default() };
+        let var = Var::from_vec(vec![0.8f32], (1, 1), &Device::Cpu).unwrap();
+        let mut optimizer = Optimizer::new([("w.weight".to_owned(), var.clone())], config).unwrap();
+        let (mut p, mut buffer, lr) = (0.8f64, 0.0, 0.01);
+        for _ in 0..3 {
+            let grads = var.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            optimizer.step(&grads, lr).unwrap();
+            buffer = 0.9 * buffer + 2.0 * p + 0.1 * p;
+            p -= lr * buffer;
+            assert!((f64::from(flat(&var)[0]) - p).abs() < 1e-6);
+        }
+        let state = optimizer.state().unwrap();
+        assert!(
+            (f64::from(state["momentum_buffer.w.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]) - buffer)
+                .abs()
+                < 1e-5
+        );
+    }
+
+    #[test]
+    fn a_group_has_its_own_rate_and_decay() {
+        let config = OptimizerConfig { algorithm: Algorithm::AdamW, weight_decay: 0.1, ..OptimizerConfig::default() };
+        let (a, b) = (parameters(), parameters());
+        let slower =
+            |(name, var): (String, Var)| Parameter { lr_scale: 0.1, weight_decay: Some(1.0), ..(name, var).into() };
+        let mut grouped = Optimizer::new(a.iter().cloned().map(slower), config).unwrap();
+        // As much decay as ten times the rate would make of it.
+        let mut plain = Optimizer::new(b.clone(), OptimizerConfig { weight_decay: 1.0, ..config }).unwrap();
+        for step in 0..3 {
+            grouped.step(&gradients(&a, step), 1e-2).unwrap();
+            plain.step(&gradients(&b, step), 1e-3).unwrap();
+        }
+        for ((name, p), (_, q)) in a.iter().zip(&b) {
+            for (x, y) in flat(p).iter().zip(flat(q)) {
+                assert!((x - y).abs() <= 1e-6, "{name}: {x} {y}");
+            }
+        }
+    }
+
     #[test]
     fn decay_follows_the_groups() {
         assert!(decays("text_projection.linear1.weight", 2));
@@ -366,7 +487,7 @@ mod tests {
     fn clipping_bounds_the_first_step_of_plain_descent() {
         // With β1 = 0, β2 → v = g² · (1 − β2) corrected to g²: Adam is scale-free, so look at the moment instead.
         let parameters = parameters();
-        let config = AdamConfig { grad_clip_norm: Some(1e-3), ..AdamConfig::default() };
+        let config = OptimizerConfig { grad_clip_norm: Some(1e-3), ..OptimizerConfig::default() };
         let mut optimizer = Optimizer::new(parameters.clone(), config).unwrap();
         let norm = optimizer.step(&gradients(&parameters, 0), 1e-3).unwrap();
         assert!(norm > 1e-3);
@@ -384,7 +505,7 @@ mod tests {
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let parameters = parameters();
         let before: Vec<_> = parameters.iter().map(|(_, v)| flat(v)).collect();
-        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let mut optimizer = Optimizer::new(parameters.clone(), OptimizerConfig::default()).unwrap();
         let nan = Tensor::new(f32::NAN, &Device::Cpu).unwrap();
         let loss = parameters[1].1.broadcast_mul(&nan).unwrap().sum_all().unwrap();
         assert!(!optimizer.step(&loss.backward().unwrap(), 1e-3).unwrap().is_finite());
@@ -396,7 +517,7 @@ mod tests {
     #[test]
     fn a_parameter_without_gradient_stays_and_is_named() {
         let parameters = parameters();
-        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let mut optimizer = Optimizer::new(parameters.clone(), OptimizerConfig::default()).unwrap();
         let before = flat(&parameters[0].1);
         let grads = parameters[1].1.sum_all().unwrap().backward().unwrap();
         assert_eq!(optimizer.without_gradient(&grads), ["layer.weight", "logit_scale_a", "other.weight"]);
@@ -432,7 +553,7 @@ mod tests {
     #[test]
     fn a_state_of_another_model_is_refused() {
         let parameters = parameters();
-        let mut optimizer = Optimizer::new(parameters.clone(), AdamConfig::default()).unwrap();
+        let mut optimizer = Optimizer::new(parameters.clone(), OptimizerConfig::default()).unwrap();
         let mut state = optimizer.state().unwrap();
         state.remove("exp_avg.layer.bias");
         let message = optimizer.load_state(&state).unwrap_err().to_string();
@@ -448,7 +569,7 @@ mod tests {
         let other = Var::new(9.0f32, &Device::Cpu).unwrap();
         let named = [("logit_scale_a", &high), ("logit_scale_t", &low), ("bias", &other)];
         let named = named.map(|(name, var)| (name.to_owned(), var.clone()));
-        Optimizer::new(named, AdamConfig::default()).unwrap().clamp_logit_scales().unwrap();
+        Optimizer::new(named, OptimizerConfig::default()).unwrap().clamp_logit_scales().unwrap();
         assert!((high.to_scalar::<f32>().unwrap() - 100f32.ln()).abs() < 1e-6);
         assert_eq!(low.to_scalar::<f32>().unwrap(), 0.0);
         assert_eq!(other.to_scalar::<f32>().unwrap(), 9.0);

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
 use clap_data::{Columns, DataSet, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
@@ -12,11 +13,15 @@ use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::{MatmulPrecision, Vars};
 
 use crate::collate::Collate;
-use crate::config::{Precision, TrainConfig};
+use crate::config::{Precision, ScheduleConfig, TrainConfig};
+use crate::distributed::Ranks;
 use crate::error::{Error, Result};
+use crate::groups::{self, Frozen, Groups};
 use crate::initial_model::{Parts, continued, new_model};
-use crate::optimizer::{AdamConfig, Optimizer};
-use crate::schedule::Schedule;
+use crate::lora::Lora;
+use crate::loss::Loss;
+use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::schedule::{Schedule, Shape};
 use crate::train_data::{TrainData, loader_config};
 
 /// The opened parts of a run. Making one reads the data set's index, not its sounds, and writes nothing.
@@ -24,6 +29,8 @@ use crate::train_data::{TrainData, loader_config};
 pub struct Setup {
     /// The configuration with every default filled in.
     pub config: TrainConfig,
+    /// The processes that train together.
+    pub ranks: Ranks,
     /// Where tensors live.
     pub device: Device,
     /// What the CPU's matrix products are made in.
@@ -46,8 +53,14 @@ pub struct Setup {
     pub max_tokens: usize,
     /// The validation clips, if any.
     pub validation: Option<Evaluation>,
-    /// The optimiser over the trainable variables.
+    /// What is minimised.
+    pub loss: Loss,
+    /// The optimiser over the variables that train.
     pub optimizer: Optimizer,
+    /// The adapters that stand for matrices, where there are any.
+    pub lora: Option<Lora>,
+    /// Towers that do not train at all.
+    pub frozen: Frozen,
     /// The learning rate.
     pub schedule: Schedule,
     /// Steps of one epoch.
@@ -63,17 +76,26 @@ impl Setup {
     ///
     /// # Errors
     /// Naming the key, file or value at fault: see [`Error`].
-    pub fn open(mut config: TrainConfig) -> Result<Self> {
+    pub fn open(config: TrainConfig) -> Result<Self> {
+        Self::open_on(config, Ranks::alone())
+    }
+
+    /// The same for one of several processes: `data.batch_size` is each one's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(mut config: TrainConfig, ranks: Ranks) -> Result<Self> {
         config.validate()?;
         config.resolve_paths(Path::new(""))?;
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
         let matmul_precision = matmul_precision(config.precision, &device)?;
-        let train = TrainData::open(&config)?;
+        let (train, held_out) = TrainData::open(&config)?;
         let valid = match &config.data.valid {
-            Some(path) => Some(Arc::new(open_valid(path, &config)?)),
-            None => None,
+            Some(path) => Some(open_valid(path, &config)?),
+            None => held_out,
         };
+        let valid = valid.map(Arc::new);
         if let Some(valid) = &valid {
             check_measurable(&config.eval.select, valid)?;
         }
@@ -81,7 +103,8 @@ impl Setup {
             Some(init) => continued(&init, &config, &device)?,
             None => new_model(&mut config, &device)?,
         };
-        let Parts { clap_config, features, tokenizer, vars, model, initialised, warnings: mut questionable } = parts;
+        let Parts { clap_config, features, tokenizer, vars, model, pretrained, initialised, .. } = parts;
+        let mut questionable = parts.warnings;
         check_front_end(&clap_config, &features)?;
         let extractor = FeatureExtractor::new(features, config.preset).map_err(Error::Features)?;
         let extractor = Arc::new(extractor);
@@ -94,22 +117,32 @@ impl Setup {
             Some(data) => Some(validation(&config, max_tokens, data, cache, Arc::clone(&extractor))?),
             None => None,
         };
-        let steps_per_epoch = train.batches(&loader_config(&config, 0));
+        let steps_per_epoch = train.batches(&loader_config(&config, &ranks, 0));
         if steps_per_epoch == 0 {
             let clips = train.clips();
             let reason = format!(
-                "is {} but there are {clips} training clips; it can be {clips} at most",
-                config.data.batch_size
+                "is {}{} but there are {clips} training clips; a step can take {clips} at most",
+                config.data.batch_size,
+                if config.optim.accumulate > 1 {
+                    format!(" x {} (optim.accumulate)", config.optim.accumulate)
+                } else {
+                    String::new()
+                },
             );
             return Err(Error::config("data.batch_size", reason));
         }
-        let schedule = Schedule {
-            base_lr: config.optim.lr,
-            warmup: config.schedule.warmup,
-            total: steps_per_epoch.saturating_mul(config.schedule.epochs),
+        let schedule = schedule(&config, steps_per_epoch)?;
+        let lora = match &config.lora {
+            Some(lora) => {
+                let chosen = |name: &str| lora.parameters.iter().any(|p| groups::matches(p, name, &pretrained));
+                Some(Lora::new(lora, &vars, chosen, config.seed)?)
+            }
+            None => None,
         };
-        let optimizer = Optimizer::new(vars.trainable(), AdamConfig::from(&config.optim))?;
-        questionable.extend(warnings(&schedule, validation.as_ref()));
+        let groups = Groups::new(&vars, &pretrained, &config.optim, lora.as_ref())?;
+        let frozen = groups.frozen_towers();
+        let optimizer = Optimizer::new(groups.trained, OptimizerConfig::from(&config.optim))?;
+        questionable.extend(warnings(&config, &schedule, validation.as_ref()));
         if let Some(excluded) = train.excluded().filter(|excluded| excluded.removed == 0) {
             questionable
                 .push(format!("data.exclude takes out no clip: data.train has none of its {} ids", excluded.listed));
@@ -118,8 +151,10 @@ impl Setup {
             let text = "precision is amp_bf16, but this processor has no AVX512-BF16: products are made in f32";
             questionable.push(text.to_owned());
         }
+        let loss = Loss::from(&config.loss);
         Ok(Self {
             config,
+            ranks,
             device,
             matmul_precision,
             clap_config,
@@ -131,7 +166,10 @@ impl Setup {
             collate,
             max_tokens,
             validation,
+            loss,
             optimizer,
+            lora,
+            frozen,
             schedule,
             steps_per_epoch,
             initialised,
@@ -141,6 +179,15 @@ impl Setup {
 }
 
 impl Setup {
+    /// The model over the same values, which tensor operations do not keep a graph for: what an evaluation computes is free again at once.
+    ///
+    /// # Errors
+    /// Outside a bug, none.
+    pub fn inference_model(&self) -> Result<ClapModel> {
+        let vb = VarBuilder::from_tensors(self.vars.to_tensors(), DType::F32, &self.device);
+        Ok(ClapModel::new(&self.clap_config, vb)?)
+    }
+
     /// Takes the weights and the optimiser's memory of a checkpoint.
     ///
     /// # Errors
@@ -149,6 +196,9 @@ impl Setup {
         let other = |reason: String| Error::State { path: folder.to_owned(), reason };
         let stored = clap_encoders::open_model(folder)?.checkpoint.stored_tensors(&self.device)?;
         self.vars.load(&stored).map_err(|e| other(format!("is not of the model that config.toml describes: {e}")))?;
+        if let Some(lora) = &self.lora {
+            lora.restore(folder)?;
+        }
         self.optimizer.load_state(optimizer).map_err(|e| other(e.to_string()))
     }
 }
@@ -274,8 +324,24 @@ fn matmul_precision(precision: Precision, device: &Device) -> Result<MatmulPreci
     }
 }
 
-fn warnings(schedule: &Schedule, validation: Option<&Evaluation>) -> Vec<String> {
+/// The schedule of a run of so many steps.
+fn schedule(config: &TrainConfig, steps_per_epoch: u64) -> Result<Schedule> {
+    let ScheduleConfig { name: shape, warmup, decay, epochs, .. } = config.schedule;
+    let total = steps_per_epoch.saturating_mul(epochs);
+    let falls_from = (1.0 - decay) * total as f64;
+    if shape == Shape::Wsd && warmup as f64 > falls_from {
+        let reason =
+            format!("is {decay}: the rate falls from step {falls_from:.0} of {total}, but the warm-up takes {warmup}");
+        return Err(Error::config("schedule.decay", reason));
+    }
+    Ok(Schedule { shape, base_lr: config.optim.lr, warmup, total, decay })
+}
+
+fn warnings(config: &TrainConfig, schedule: &Schedule, validation: Option<&Evaluation>) -> Vec<String> {
     let mut warnings = Vec::new();
+    if let Some(after) = config.optim.freeze_text_after.filter(|after| *after >= config.schedule.epochs) {
+        warnings.push(format!("optim.freeze_text_after is {after}, but the run has {} epochs", config.schedule.epochs));
+    }
     if schedule.warmup >= schedule.total {
         warnings.push(format!(
             "schedule.warmup is {} steps, but the run has {}: the learning rate never reaches optim.lr",

@@ -1,14 +1,16 @@
 //! The training clips: any of them at any time, or one after the other as a stream brings them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use clap_data::{
-    Balance, DataSet, Debias, Excluded, Loader, LoaderConfig, OpenOptions, Skipped, Stream, StreamOptions,
+    Balance, DataSet, Debias, Excluded, Fraction, GroupBy, Loader, LoaderConfig, OpenOptions, Sample, Skipped, Stream,
+    StreamOptions,
 };
 
 use crate::collate::{Collate, Item};
-use crate::config::{DataConfig, TrainConfig};
+use crate::config::{DataConfig, SourceConfig, TrainConfig};
+use crate::distributed::Ranks;
 use crate::error::{Error, Result};
 use crate::setup::open_options;
 
@@ -22,14 +24,20 @@ pub enum TrainData {
 }
 
 impl TrainData {
-    /// Opens `data.train`.
+    /// Opens `data.train` and `data.more`; with `data.holdout` a share of the clips is given for validation.
     ///
     /// # Errors
     /// Naming the key at fault.
-    pub(crate) fn open(config: &TrainConfig) -> Result<Self> {
+    pub(crate) fn open(config: &TrainConfig) -> Result<(Self, Option<DataSet>)> {
         let data = &config.data;
         if !data.stream && !Stream::is_needed(&data.train) {
-            return open_indexed(config).map(|data| Self::Indexed(Arc::new(data)));
+            let mut train = open_indexed(config)?;
+            let held_out = (data.holdout > 0.0).then(|| hold_out(&mut train, config)).transpose()?;
+            if data.debias {
+                let counts = Debias::default().samples(&mut train.samples);
+                tracing::info!(words = counts.values().sum::<usize>(), ?counts, "training captions de-biased");
+            }
+            return Ok((Self::Indexed(Arc::new(train)), held_out));
         }
         refuse_for_streams(data)?;
         if data.balance > 0.0 {
@@ -44,7 +52,7 @@ impl TrainData {
             );
             return Err(Error::config("data.samples_per_epoch", reason));
         }
-        Ok(Self::Streamed(Arc::new(stream)))
+        Ok((Self::Streamed(Arc::new(stream)), None))
     }
 
     /// Clips of an epoch.
@@ -102,24 +110,60 @@ impl TrainData {
     }
 }
 
-/// The training clips, with the captions that are kept apart from them and without those that a list takes out.
+/// The training clips of all data sets, with the captions that are kept apart from them and without those that a list takes out.
 fn open_indexed(config: &TrainConfig) -> Result<DataSet> {
     let data = &config.data;
-    let options = OpenOptions {
+    let first = SourceConfig {
+        path: data.train.clone(),
         split: data.train_split.clone(),
         captions: data.captions.clone(),
         more_captions: data.more_captions.clone(),
-        augment: data.text_augment_selection,
-        // The validation clips are why others are excluded.
-        exclude: data.exclude.clone(),
-        ..open_options(config)?
     };
-    let mut train = clap_data::open(&data.train, &options).map_err(refused)?;
-    if data.debias {
-        let counts = Debias::default().samples(&mut train.samples);
-        tracing::info!(words = counts.values().sum::<usize>(), ?counts, "training captions de-biased");
+    let mut train = open_source("data.train", &first, config)?;
+    for source in &data.more {
+        let DataSet { samples, skipped, excluded, phrases, .. } = open_source("data.more", source, config)?;
+        train.samples.extend(samples);
+        train.skipped.extend(skipped);
+        train.phrases.extend(phrases);
+        if let (Some(all), Some(excluded)) = (&mut train.excluded, excluded) {
+            all.removed += excluded.removed;
+        }
     }
     Ok(train)
+}
+
+fn open_source(key: &str, source: &SourceConfig, config: &TrainConfig) -> Result<DataSet> {
+    let options = OpenOptions {
+        split: source.split.clone(),
+        captions: source.captions.clone(),
+        more_captions: source.more_captions.clone(),
+        augment: config.data.text_augment_selection,
+        // The validation clips are why others are excluded.
+        exclude: config.data.exclude.clone(),
+        ..open_options(config)?
+    };
+    clap_data::open(&source.path, &options).map_err(|error| Error::Data { key: key.to_owned(), source: error })
+}
+
+/// Takes the share of `data.holdout` out of the training clips.
+fn hold_out(train: &mut DataSet, config: &TrainConfig) -> Result<DataSet> {
+    let share = config.data.holdout;
+    let split = |name: &str, share| Fraction { name: name.to_owned(), share };
+    let fractions = [split("train", 1.0 - share), split("valid", share)];
+    let partition = clap_data::partition(&train.samples, &GroupBy::Clip, &fractions, config.seed)
+        .map_err(|error| Error::config("data.holdout", error.to_string()))?;
+    let clips = train.samples.len();
+    let held_out: HashSet<usize> = partition.splits.into_iter().skip(1).flat_map(|(_, clips)| clips).collect();
+    if held_out.is_empty() || held_out.len() == clips {
+        let reason = format!("is {share}: of {clips} training clips {} are held out", held_out.len());
+        return Err(Error::config("data.holdout", reason));
+    }
+    let samples = std::mem::take(&mut train.samples).into_iter().enumerate();
+    let (valid, rest): (Vec<_>, Vec<_>) = samples.partition(|(clip, _)| held_out.contains(clip));
+    let unnumbered = |samples: Vec<(usize, Sample)>| samples.into_iter().map(|(_, sample)| sample).collect();
+    train.samples = unnumbered(rest);
+    let valid = DataSet { samples: unnumbered(valid), skipped: Vec::new(), excluded: None, ..train.clone() };
+    Ok(DataSet { split: "held out".to_owned(), ..valid })
 }
 
 /// What needs all clips at hand is refused rather than left undone.
@@ -129,6 +173,8 @@ fn refuse_for_streams(data: &DataConfig) -> Result<()> {
         ("data.more_captions", data.more_captions.is_some()),
         ("data.exclude", data.exclude.is_some()),
         ("data.debias", data.debias),
+        ("data.more", !data.more.is_empty()),
+        ("data.holdout", data.holdout > 0.0),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
@@ -153,11 +199,11 @@ fn stream_options(data: &DataConfig) -> StreamOptions {
     }
 }
 
-/// How epoch `epoch` is batched: shuffled, balanced, whole batches only.
-pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
+/// How epoch `epoch` is divided into what a step takes: shuffled, balanced, whole steps only.
+pub(crate) fn loader_config(config: &TrainConfig, ranks: &Ranks, epoch: u64) -> LoaderConfig {
     let data = &config.data;
     LoaderConfig {
-        batch_size: data.batch_size,
+        batch_size: data.batch_size.saturating_mul(config.optim.accumulate),
         seed: config.seed,
         epoch,
         balance: if data.balance > 0.0 { Balance::Labels(data.balance) } else { Balance::None },
@@ -165,6 +211,8 @@ pub(crate) fn loader_config(config: &TrainConfig, epoch: u64) -> LoaderConfig {
         shuffle: true,
         workers: data.workers,
         prefetch: data.prefetch,
+        rank: ranks.rank(),
+        world: ranks.world(),
         ..LoaderConfig::default()
     }
 }

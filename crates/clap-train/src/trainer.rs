@@ -8,21 +8,19 @@
 //! then the learning rate and the end depend on the clock.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap_data::{Loader, LoaderConfig, Skipped};
-use clap_nn::{Checkpoints, Mode};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use clap_data::{LoadedBatch, Loader, LoaderConfig, Skipped};
 
-use crate::collate::{Batch, Item};
+use crate::budget::Budget;
+use crate::collate::Item;
 use crate::config::TrainConfig;
+use crate::distributed::Ranks;
 use crate::error::{Error, Result};
 use crate::event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
-use crate::grad_cache;
-use crate::loss::contrastive;
+use crate::gradient::Gradient;
 use crate::report;
 use crate::run_folder::RunFolder;
 use crate::setup::Setup;
@@ -33,7 +31,8 @@ use crate::train_data::loader_config;
 #[derive(Debug)]
 pub struct Trainer {
     setup: Setup,
-    folder: RunFolder,
+    /// Where the run is kept; rank 0 alone has it.
+    folder: Option<RunFolder>,
     position: Position,
     /// Steps that were taken before this process.
     resumed_at: Option<u64>,
@@ -51,9 +50,21 @@ impl Trainer {
     /// # Errors
     /// Everything that can be known to be wrong before the first step; the folder is made last.
     pub fn new(config: TrainConfig, run: &Path) -> Result<Self> {
+        Self::new_on(config, run, Ranks::alone())
+    }
+
+    /// The same for one of several processes, each of which calls this ([`crate::distributed`]). Rank 0 alone has the folder, tells its
+    /// observer what happens and asks it whether to stop.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn new_on(config: TrainConfig, run: &Path, ranks: Ranks) -> Result<Self> {
         let started = Instant::now();
-        let setup = Setup::open(config)?;
-        let folder = RunFolder::create(run, &setup.config.to_toml()?)?;
+        let setup = Setup::open_on(config, ranks)?;
+        let folder = match setup.ranks.is_first() {
+            true => Some(RunFolder::create(run, &setup.config.to_toml()?)?),
+            false => None,
+        };
         let budget = Budget::new(started, setup.config.schedule.max_minutes);
         Ok(Self {
             setup,
@@ -75,6 +86,14 @@ impl Trainer {
     /// Where there is no such run or no checkpoint yet, the run is over, another process trains it, or the checkpoint is not
     /// one of its model.
     pub fn resume(run: &Path) -> Result<Self> {
+        Self::resume_on(run, Ranks::alone())
+    }
+
+    /// The same for one of several processes. As many as before go on as if nothing had been.
+    ///
+    /// # Errors
+    /// As [`Self::resume`].
+    pub fn resume_on(run: &Path, ranks: Ranks) -> Result<Self> {
         let started = Instant::now();
         let checkpoint = RunFolder::latest(run);
         let cannot = |reason: &str| Error::State { path: run.to_owned(), reason: reason.to_owned() };
@@ -86,7 +105,7 @@ impl Trainer {
         }
         let state = TrainingState::load(&checkpoint.join(STATE_FILE))?;
         let position = state.position;
-        let mut setup = Setup::open(TrainConfig::load(&RunFolder::config(run))?)?;
+        let mut setup = Setup::open_on(TrainConfig::load(&RunFolder::config(run))?, ranks)?;
         if position.next(setup.steps_per_epoch).0 >= setup.config.schedule.epochs {
             return Err(cannot("is over: all its epochs are done. A new run may start from its model (model.init)"));
         }
@@ -97,7 +116,10 @@ impl Trainer {
             ));
         }
         setup.restore(&checkpoint, &state.optimizer)?;
-        let folder = RunFolder::reopen(run, position.step)?;
+        let folder = match setup.ranks.is_first() {
+            true => Some(RunFolder::reopen(run, position.step)?),
+            false => None,
+        };
         let [best, last] = report::best_and_last(run)?;
         Ok(Self {
             setup,
@@ -139,7 +161,9 @@ impl Trainer {
         }
 
         let done = self.done(ending);
-        report::write(self.folder.path(), &self.setup.config, &done)?;
+        if let Some(folder) = &self.folder {
+            report::write(folder.path(), &self.setup.config, &done)?;
+        }
         self.tell(observer, Event::Done(done.clone()))?;
         Ok(done)
     }
@@ -152,20 +176,14 @@ impl Trainer {
             let batch = if epoch == first_epoch { first_batch } else { 0 };
             self.position = Position { epoch, batch, ..self.position };
             let mut loader = self.loader(epoch, batch)?;
-            for mut batch in loader.by_ref() {
+            while let Some(mut batch) = self.next_batch(&mut loader)? {
                 let started = Instant::now();
                 self.skip(observer, std::mem::take(&mut batch.failed))?;
                 self.position.batch += 1;
-                // One clip has nothing to be told apart from.
-                if batch.items.len() >= 2 {
+                if batch.items.len() >= self.setup.fewest() {
                     self.step(observer, batch.items, batch.waited, started)?;
                 }
-                let ending = if observer.stop_requested() {
-                    Some(Ending::Requested)
-                } else {
-                    self.budget.is_spent().then_some(Ending::Time)
-                };
-                if let Some(ending) = ending {
+                if let Some(ending) = self.ending(observer)? {
                     self.evaluate(observer)?;
                     return Ok(ending);
                 }
@@ -190,6 +208,27 @@ impl Trainer {
         Ok(Ending::Epochs)
     }
 
+    /// The next batch, in which all ranks have as many clips; nothing where one of them has none.
+    fn next_batch(&self, loader: &mut Loader<Item>) -> Result<Option<LoadedBatch<Item>>> {
+        let mut batch = loader.next();
+        let least = self.setup.ranks.least(batch.as_ref().map(|batch| batch.items.len()))?;
+        if let (Some(batch), Some(least)) = (&mut batch, least) {
+            batch.items.truncate(least);
+        }
+        Ok(batch.filter(|_| least.is_some()))
+    }
+
+    /// Why the run ends here, if it does: rank 0 decides.
+    fn ending(&self, observer: &mut dyn Observer) -> Result<Option<Ending>> {
+        const REASONS: [Option<Ending>; 3] = [None, Some(Ending::Requested), Some(Ending::Time)];
+        let own = match (observer.stop_requested(), self.budget.is_spent()) {
+            (true, _) => 1.0,
+            (false, true) => 2.0,
+            (false, false) => 0.0,
+        };
+        Ok(REASONS[self.setup.ranks.of_first(own)? as usize])
+    }
+
     /// One step: forward, loss, backward, update, clamp, log.
     fn step(
         &mut self,
@@ -198,48 +237,27 @@ impl Trainer {
         waited: Duration,
         started: Instant,
     ) -> Result<()> {
-        let Setup { config, device, model, tokenizer, extractor, max_tokens, vars, optimizer, schedule, .. } =
-            &mut self.setup;
         let step = self.position.step;
         let clips = items.len();
-        let batch = Batch::new(items, extractor, tokenizer, *max_tokens, device)?;
-        let lr = schedule.lr_within(step, self.budget.fraction());
-        let parameters: Vec<_> = vars.trainable().map(|(_, var)| var).collect();
-        let checkpoints = Checkpoints::of(&parameters);
-        let mut mode = Mode::train(step_rng(config.seed, step));
-        let micro_batch = config.optim.micro_batch_size.filter(|size| *size < clips);
-        if config.checkpoint_blocks || micro_batch.is_some() {
-            mode = mode.checkpointed(&checkpoints);
-        }
-
-        // (B, D) each.
-        let (audio, text) = match micro_batch {
-            Some(size) => grad_cache::embeddings(model, &batch, size, &mut mode)?,
-            None => (
-                model.audio_embeds_t(&batch.input_features, &batch.is_longer, &mut mode)?,
-                model.text_embeds_t(&batch.input_ids, &batch.attention_mask, &mut mode)?,
-            ),
-        };
-        let scale = model.logit_scale_a().exp()?;
-        let loss = contrastive(&audio, &text, &scale)?;
-        let loss_value = f64::from(loss.to_scalar::<f32>()?);
-        if !loss_value.is_finite() {
-            return Err(Error::Diverged { step, what: "loss", value: loss_value });
-        }
-        let grads = checkpoints.backward(&loss)?;
+        let Gradient { grads, loss, logit_scale } = self.setup.gradient(items, step, self.position.epoch)?;
+        let time = self.setup.ranks.of_first(self.budget.fraction())?;
+        let Setup { schedule, optimizer, lora, .. } = &mut self.setup;
+        let lr = schedule.lr_within(step, time);
         let grad_norm = optimizer.step(&grads, lr)?;
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
         optimizer.clamp_logit_scales()?;
+        if let Some(lora) = lora {
+            lora.apply()?;
+        }
 
         let untrained = if step == 0 { untrained(&optimizer.without_gradient(&grads)) } else { None };
-        let logit_scale = f64::from(scale.to_scalar::<f32>()?);
         let seconds = (started.elapsed() + waited).as_secs_f64();
         self.position.training_seconds += seconds;
         self.position.data_wait += waited.as_secs_f64();
         self.position.step += 1;
-        self.position.clips_seen += clips as u64;
+        self.position.clips_seen += (clips * self.setup.ranks.world()) as u64;
         self.position.elapsed = self.budget.elapsed();
         if let Some(message) = untrained {
             self.tell(observer, Event::Warning { message })?;
@@ -248,11 +266,11 @@ impl Trainer {
             step: self.position.step,
             epoch: self.position.epoch + 1,
             progress: self.progress(),
-            loss: loss_value,
+            loss,
             logit_scale,
             lr,
             grad_norm,
-            clips,
+            clips: clips * self.setup.ranks.world(),
             seconds,
             data_wait: waited.as_secs_f64(),
             clips_per_second: self.clips_per_second(),
@@ -264,13 +282,16 @@ impl Trainer {
 
     /// Measures the model and, once it is trained at all, writes a checkpoint.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if !self.setup.ranks.is_first() {
+            return Ok(());
+        }
         let started = Instant::now();
         let trained = self.position.step > 0;
         let mut best = trained;
         let epoch = if trained { self.position.epoch + 1 } else { 0 };
         if let Some(validation) = &self.setup.validation {
-            let Setup { model, tokenizer, device, .. } = &self.setup;
-            let outcome = validation.run(model, tokenizer, device, &mut |_, _| {})?;
+            let Setup { tokenizer, device, .. } = &self.setup;
+            let outcome = validation.run(&self.setup.inference_model()?, tokenizer, device, &mut |_, _| {})?;
             let metrics = outcome.metrics();
             let selected = mean_of(&metrics, &self.setup.config.eval.select)?;
             best = trained && self.position.best.is_none_or(|before| selected > before);
@@ -301,11 +322,12 @@ impl Trainer {
     }
 
     fn save(&mut self, observer: &mut dyn Observer, name: &str, epoch: u64, best: bool) -> Result<()> {
-        let Setup { config, clap_config, extractor, tokenizer, vars, optimizer, .. } = &self.setup;
+        let Some(folder) = &mut self.folder else { return Ok(()) };
+        let Setup { config, clap_config, extractor, tokenizer, vars, optimizer, lora, .. } = &self.setup;
         let state = TrainingState { position: self.position, optimizer: optimizer.state()? };
-        let path = self.folder.checkpoint(name, best, config.checkpoint.keep_all, &state, |path| {
+        let path = folder.checkpoint(name, best, config.checkpoint.keep_all, &state, |path| {
             clap_encoders::save_folder(path, clap_config, extractor.config(), &vars.to_tensors(), tokenizer)?;
-            Ok(())
+            lora.as_ref().map_or(Ok(()), |lora| lora.save(path, config))
         })?;
         self.saved = self.budget.elapsed();
         self.tell(observer, Event::Checkpoint { path, epoch, best })
@@ -315,7 +337,7 @@ impl Trainer {
     fn loader(&self, epoch: u64, batch: u64) -> Result<Loader<Item>> {
         let collate = Arc::clone(&self.setup.collate);
         let first_batch = usize::try_from(batch).unwrap_or(usize::MAX);
-        let config = LoaderConfig { first_batch, ..loader_config(&self.setup.config, epoch) };
+        let config = LoaderConfig { first_batch, ..loader_config(&self.setup.config, &self.setup.ranks, epoch) };
         self.setup.train.loader(config, collate)
     }
 
@@ -324,7 +346,7 @@ impl Trainer {
         let Setup { config, train, validation, vars, .. } = &self.setup;
         let valid = validation.as_ref().map(|v| v.data());
         let start = Start {
-            run: self.folder.path().to_owned(),
+            run: self.folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned()),
             train_clips: train.clips(),
             excluded_clips: train.excluded().map_or(0, |excluded| excluded.removed),
             valid_clips: valid.map_or(0, |data| data.samples.len()),
@@ -361,8 +383,18 @@ impl Trainer {
     }
 
     fn tell(&mut self, observer: &mut dyn Observer, event: Event) -> Result<()> {
-        self.folder.log(&event)?;
-        observer.event(&event);
+        match &mut self.folder {
+            Some(folder) => {
+                folder.log(&event)?;
+                observer.event(&event);
+            }
+            // What the first rank does not see of the others.
+            None => {
+                if let Event::Skipped { what, reason } = event {
+                    tracing::warn!(rank = self.setup.ranks.rank(), "skipped {what}: {reason}");
+                }
+            }
+        }
         Ok(())
     }
 
@@ -399,13 +431,6 @@ impl Trainer {
     }
 }
 
-/// The generator of one step's dropout: a function of seed and step, so that nothing has to be saved to continue.
-fn step_rng(seed: u64, step: u64) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(step);
-    rng
-}
-
 /// A warning about parameters that no gradient reaches. `logit_scale_t` is expected: the loss has one temperature.
 fn untrained(names: &[&str]) -> Option<String> {
     let names: Vec<&str> = names.iter().copied().filter(|name| *name != "logit_scale_t").collect();
@@ -428,97 +453,9 @@ fn mean_of(metrics: &Metrics, names: &[String]) -> Result<f64> {
     Ok(sum / names.len() as f64)
 }
 
-/// The wall clock of a run and how much of it training may use.
-#[derive(Debug)]
-struct Budget {
-    started: Instant,
-    /// Seconds that the run took before it was stopped.
-    before: f64,
-    /// End of the run in seconds from its start; infinite without a bound.
-    deadline: f64,
-    /// Kept back for the last evaluation, checkpoint and report.
-    reserve: f64,
-    /// When the first step began.
-    training_from: f64,
-}
-
-impl Budget {
-    fn new(started: Instant, max_minutes: Option<f64>) -> Self {
-        let deadline = max_minutes.map_or(f64::INFINITY, |minutes| minutes * 60.0);
-        Self { started, before: 0.0, deadline, reserve: 1.0, training_from: 0.0 }
-    }
-
-    /// The clock of a run that goes on; the time in which it stood still does not count.
-    fn resumed(started: Instant, max_minutes: Option<f64>, position: &Position) -> Self {
-        Self { before: position.elapsed, training_from: position.training_from, ..Self::new(started, max_minutes) }
-    }
-
-    fn elapsed(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn start_training(&mut self) {
-        self.training_from = self.elapsed();
-    }
-
-    /// The next evaluation may well be half as slow again as the last.
-    fn reserve_for_evaluation(&mut self, last: Duration) {
-        self.reserve = 1.0 + 1.5 * last.as_secs_f64();
-    }
-
-    /// Seconds left for training.
-    fn remaining(&self) -> f64 {
-        (self.deadline - self.reserve - self.elapsed()).max(0.0)
-    }
-
-    /// Share of the training time that is spent, from 0 to 1; 0 without a bound.
-    fn fraction(&self) -> f64 {
-        if self.deadline.is_infinite() {
-            return 0.0;
-        }
-        let whole = self.deadline - self.reserve - self.training_from;
-        if whole <= 0.0 { 1.0 } else { ((self.elapsed() - self.training_from) / whole).clamp(0.0, 1.0) }
-    }
-
-    /// Whether an evaluation now leaves time for the last one.
-    fn affords_evaluation(&self) -> bool {
-        self.remaining() > self.reserve
-    }
-
-    fn is_spent(&self) -> bool {
-        self.remaining() <= 0.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::RngCore;
-
-    #[test]
-    fn the_budget_keeps_time_for_the_last_evaluation() {
-        let mut budget = Budget::new(Instant::now(), Some(1.0));
-        budget.start_training();
-        budget.reserve_for_evaluation(Duration::from_secs(20));
-        assert!((budget.remaining() - 29.0).abs() < 0.5 && !budget.is_spent());
-        assert!(budget.fraction() < 0.02);
-        budget.reserve_for_evaluation(Duration::from_secs(40));
-        assert!(budget.is_spent() && budget.fraction() == 1.0);
-    }
-
-    #[test]
-    fn without_a_bound_time_does_not_count() {
-        let budget = Budget::new(Instant::now(), None);
-        assert!(!budget.is_spent() && budget.fraction() == 0.0 && budget.remaining().is_infinite());
-    }
-
-    #[test]
-    fn steps_draw_differently_and_repeatably() {
-        let draw = |seed, step| step_rng(seed, step).next_u64();
-        assert_eq!(draw(1, 5), draw(1, 5));
-        assert_ne!(draw(1, 5), draw(1, 6));
-        assert_ne!(draw(1, 5), draw(2, 5));
-    }
 
     #[test]
     fn selection_averages_and_names_what_is_missing() {

@@ -10,7 +10,7 @@ use clap_encoders::{AudioConfig, ClapConfig, ClapModel, TextConfig};
 use clap_nn::init::seeded_vars;
 use clap_nn::{Checkpoints, MatmulPrecision, Mode, set_matmul_precision};
 use clap_train::loss::contrastive;
-use clap_train::{AdamConfig, Optimizer};
+use clap_train::{Optimizer, OptimizerConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -92,7 +92,7 @@ fn training(
     }
     let (vars, vb) = seeded_vars(1, &Device::Cpu, DType::F32);
     let model = ClapModel::new(&config, vb)?;
-    let mut optimizer = Optimizer::new(vars.trainable(), AdamConfig::default())?;
+    let mut optimizer = Optimizer::new(vars.trainable(), OptimizerConfig::default())?;
     let (front_end, waves) = (front_end()?, waves(pairs));
     let (ids, mask) = token_ids(text, Texts::padded(pairs, CONTEXT))?;
     let parameters: Vec<_> = vars.trainable().map(|(_, var)| var).collect();
@@ -118,7 +118,7 @@ fn adam(audio: &AudioConfig, text: &TextConfig, fused: bool) -> anyhow::Result<W
     let squares = vars.trainable().map(|(_, var)| var.sqr()?.sum_all());
     let squares = squares.collect::<candle_core::Result<Vec<_>>>()?;
     let grads = Tensor::stack(&squares, 0)?.sum_all()?.backward()?;
-    let (parameters, config) = (vars.trainable(), AdamConfig::default());
+    let (parameters, config) = (vars.trainable(), OptimizerConfig::default());
     let mut optimizer =
         if fused { Optimizer::new(parameters, config)? } else { Optimizer::composed(parameters, config)? };
     Ok(Box::new(move || {

@@ -50,16 +50,18 @@ impl Checkpoint {
         }
     }
 
-    /// Sets every variable of a model to the weights of this file, strictly as in [`Checkpoint::build`].
+    /// Sets every variable of a model to the weights of this file, strictly as in [`Checkpoint::build`], but for those that the model
+    /// `may_add`: where the file lacks them they stay as they are, and their names are returned.
     ///
     /// # Errors
     /// [`Error::Keys`] with every disagreement, and nothing is changed; or where a weight cannot be read.
-    pub fn fill(&self, vars: &Vars) -> Result<()> {
-        let mut report = KeyReport::default();
+    pub fn fill(&self, vars: &Vars, may_add: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let (mut report, mut added) = (KeyReport::default(), Vec::new());
         for (name, var) in vars.iter() {
             match self.shape(&name) {
                 Some(found) if found == var.dims() => {}
                 Some(found) => report.mismatched.push((name, var.dims().to_vec(), found.to_vec())),
+                None if may_add(&name) => added.push(name),
                 None => report.missing.push(name),
             }
         }
@@ -72,7 +74,7 @@ impl Checkpoint {
                 var.set(&tensor)?;
             }
         }
-        Ok(())
+        Ok(added)
     }
 
     /// What `build` makes of the file, and what was not as it should be.

@@ -26,6 +26,12 @@ impl Tower {
         }
     }
 
+    /// Whether the variable of that name, under Hugging Face's, is the tower's.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        name.starts_with(self.prefix())
+    }
+
     /// Parts that a file may lack as a whole: those that join the views of a fused model, which a tower trained on AudioSet has not,
     /// its tagging heads, and the pooler, which masked language models are saved without.
     fn optional(self) -> &'static [&'static str] {

@@ -44,6 +44,9 @@ pub struct ClapConfig {
     /// Dropout inside that head, in training.
     #[serde(skip_serializing_if = "is_mlp_dropout")]
     pub mlp_dropout: f64,
+    /// Initial bias of the logits of the sigmoid loss (SigLIP); the model has a `logit_bias` where this is set. A key of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_bias_init_value: Option<f64>,
 }
 
 impl Default for ClapConfig {
@@ -56,6 +59,7 @@ impl Default for ClapConfig {
             logit_scale_init_value: 1.0 / 0.07,
             mlp_loss: false,
             mlp_dropout: MLP_DROPOUT,
+            logit_bias_init_value: None,
         }
     }
 }
@@ -85,6 +89,9 @@ impl ClapConfig {
             ));
         }
         rate("mlp_dropout", self.mlp_dropout)?;
+        if let Some(bias) = self.logit_bias_init_value.filter(|bias| !bias.is_finite()) {
+            return Err(Error::config("logit_bias_init_value", format!("{bias} is no number")));
+        }
         self.text_config.validate()?;
         self.audio_config.validate()
     }

@@ -1,7 +1,8 @@
 //! Values that no run can have, refused before anything is opened.
 
-use crate::config::{ScheduleConfig, TrainConfig};
+use crate::config::{GroupConfig, ScheduleConfig, TrainConfig};
 use crate::error::{Error, Result};
+use crate::loss::Objective;
 
 impl TrainConfig {
     /// Checks every value that can be judged without opening the data.
@@ -12,7 +13,10 @@ impl TrainConfig {
         self.validate_data()?;
         self.validate_model()?;
         self.validate_optim()?;
-        let ScheduleConfig { epochs, max_minutes, .. } = self.schedule;
+        let ScheduleConfig { epochs, max_minutes, decay, .. } = self.schedule;
+        ensure(decay > 0.0 && decay <= 1.0, "schedule.decay", || {
+            format!("is {decay}; it is a share of the run, above 0 and 1 at most")
+        })?;
         ensure(epochs >= 1, "schedule.epochs", || "is 0; a run has at least one epoch".to_owned())?;
         if let Some(minutes) = max_minutes {
             ensure(minutes.is_finite() && minutes > 0.0, "schedule.max_minutes", || {
@@ -40,6 +44,12 @@ impl TrainConfig {
                 format!("is {separator:?}; give one ASCII character, or \\t for a tab")
             })?;
         }
+        ensure((0.0..1.0).contains(&data.holdout), "data.holdout", || {
+            format!("is {}; it is a share of the training clips, from 0 up to, not including, 1", data.holdout)
+        })?;
+        ensure(data.holdout == 0.0 || data.valid.is_none(), "data.holdout", || {
+            "is for runs without data.valid; leave one of the two out".to_owned()
+        })?;
         ensure(data.batch_size >= 2, "data.batch_size", || {
             format!("is {}; a contrastive step compares at least 2 clips", data.batch_size)
         })?;
@@ -117,6 +127,37 @@ impl TrainConfig {
         ensure(optim.micro_batch_size != Some(0), "optim.micro_batch_size", || {
             "is 0; give at least 1, or leave it out for batches in one piece".to_owned()
         })?;
+        ensure((0.0..1.0).contains(&optim.momentum), "optim.momentum", || {
+            format!("is {}; it lies in [0, 1)", optim.momentum)
+        })?;
+        ensure(optim.freeze_text_after != Some(0), "optim.freeze_text_after", || {
+            "is 0, the first epoch; write freeze = [\"text\"]".to_owned()
+        })?;
+        ensure(optim.accumulate >= 1, "optim.accumulate", || "is 0; a step takes at least one batch".to_owned())?;
+        for GroupConfig { parameters, lr, weight_decay } in &optim.groups {
+            let of = |what: &str| format!("of {}: {what}", parameters.join(", "));
+            ensure(!parameters.is_empty(), "optim.groups", || "has a group without parameters".to_owned())?;
+            ensure(lr.is_none_or(|lr| lr.is_finite() && lr >= 0.0), "optim.groups", || {
+                of("lr is no finite number from 0")
+            })?;
+            ensure(weight_decay.is_none_or(|wd| wd.is_finite() && wd >= 0.0), "optim.groups", || {
+                of("weight_decay is no finite number from 0")
+            })?;
+        }
+        if let Some(lora) = &self.lora {
+            ensure(lora.rank >= 1, "lora.rank", || "is 0; leave [lora] out for no adapters".to_owned())?;
+            ensure(lora.alpha.is_finite() && lora.alpha > 0.0, "lora.alpha", || {
+                format!("is {}; give a number above 0", lora.alpha)
+            })?;
+        }
+        if let Some(kappa) = self.loss.weight_loss_kappa {
+            ensure(kappa.is_finite() && kappa > 0.0, "loss.weight_loss_kappa", || {
+                format!("is {kappa}; give a number above 0, or leave it out for equal weights")
+            })?;
+            ensure(self.loss.name != Objective::Sigmoid, "loss.weight_loss_kappa", || {
+                "is for the losses `contrastive` and `mlp`; leave it out with `sigmoid`".to_owned()
+            })?;
+        }
         if let Some(norm) = optim.grad_clip_norm {
             ensure(norm.is_finite() && norm > 0.0, "optim.grad_clip_norm", || {
                 format!("is {norm}; give a number above 0, or leave it out for no clipping")
@@ -158,6 +199,9 @@ mod tests {
         for (assignments, key) in [
             (&["data.batch_size=0"][..], "data.batch_size"),
             (&["data.separator=,,"], "data.separator"),
+            (&["data.holdout=1"], "data.holdout"),
+            (&["data.holdout=0.1", "data.valid=clips"], "data.holdout"),
+            (&["data.more=[{ path = 'clips', fold = '1' }]"], "data.more"),
             (&["optim.lr=inf"], "optim.lr"),
             (&["optim.lr=nan"], "optim.lr"),
             (&["optim.lr=-1.0"], "optim.lr"),
@@ -176,6 +220,20 @@ mod tests {
             (&["model.init=folder", "model.audio=", "model.init_text=bert"], "model.init_text"),
             (&["model.init_text=bert", "model.text.hidden_size=64"], "model.text"),
             (&["optim.grad_clip_norm=0"], "optim.grad_clip_norm"),
+            (&["optim.betas=adam"], "betas"),
+            (&["optim.momentum=1.0"], "optim.momentum"),
+            (&["optim.accumulate=0"], "optim.accumulate"),
+            (&["optim.groups=[{ parameters = [] }]"], "optim.groups"),
+            (&["optim.groups=[{ parameters = ['text'], lr = -1.0 }]"], "optim.groups"),
+            (&["optim.groups=[{ parameters = ['text'], rate = 1.0 }]"], "optim.groups"),
+            (&["loss.name=triplet"], "loss.name"),
+            (&["loss.weight_loss_kappa=0"], "loss.weight_loss_kappa"),
+            (&["loss.name=sigmoid", "loss.weight_loss_kappa=0.5"], "loss.weight_loss_kappa"),
+            (&["lora.rank=0"], "lora.rank"),
+            (&["lora.alpha=-1"], "lora.alpha"),
+            (&["lora={ ranks = 8 }"], "lora.ranks"),
+            (&["schedule.name=linear"], "schedule.name"),
+            (&["schedule.decay=0"], "schedule.decay"),
         ] {
             let message = refused(assignments);
             assert!(message.contains(key), "{assignments:?}: {message}");

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::config::TrainConfig;
+use crate::config::{LoraConfig, TrainConfig};
 use crate::error::{Error, Result};
 
 /// Fields of `preprocessor_config.json` that follow from the others; a configuration neither writes nor takes them.
@@ -98,6 +98,7 @@ fn known(table: &Table) -> Json {
     (*enable_tagging, *spec_augment) = (true, Some(SpecAugment::default()));
     config.model.audio = Some(audio);
     config.model.text = Some(TextConfig::default());
+    config.lora = Some(LoraConfig::default());
     config.augment.spec_augment = Some(SpecAugment::default());
     serde_json::to_value(config).expect("a configuration of numbers, strings and tables is JSON")
 }
