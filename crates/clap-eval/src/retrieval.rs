@@ -84,6 +84,29 @@ impl Direction {
     }
 }
 
+/// What each query with a right answer adds to the metrics of a [`Direction`], which are the means of these numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PerQuery {
+    /// Metric names and the queries' numbers: R@1, R@5, R@10 and mAP@10.
+    pub metrics: [(&'static str, Vec<f64>); 4],
+}
+
+impl PerQuery {
+    /// From the ranks of a direction.
+    #[must_use]
+    pub fn from_ranks(ranks: &Ranks) -> Self {
+        let lists: Vec<&[usize]> = ranks.iter().filter(|list| !list.is_empty()).collect();
+        let found = |k: usize| lists.iter().map(|list| f64::from(u8::from(list.iter().any(|&r| r < k)))).collect();
+        let precision = |list: &&[usize]| {
+            let mut sorted = list.to_vec();
+            sorted.sort_unstable();
+            average_precision_at_depth(&sorted)
+        };
+        let precisions = lists.iter().map(precision).collect();
+        Self { metrics: [("R@1", found(1)), ("R@5", found(5)), ("R@10", found(10)), ("mAP@10", precisions)] }
+    }
+}
+
 /// Average precision among the first [`DEPTH`], of ranks from 0: the `n`-th that is deep enough gives `n / (rank + 1)`.
 ///
 /// The sum is divided by the number of right answers (at most [`DEPTH`] can be found). Ranks in ascending order give the
