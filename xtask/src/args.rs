@@ -483,6 +483,13 @@ pub(crate) struct Bench {
     /// Measure the loader, from FLAC shards to log-mel batches, instead of towers; --threads are its workers
     #[arg(long, conflicts_with = "ops")]
     pub(crate) loader: bool,
+    /// Train the small model on the embedded corpus beside the same run in laion_clap: the same initial weights and batches, nothing random,
+    /// step by step in turns. The run's files go into this new folder (docs/parity.md)
+    #[arg(long, value_name = "DIR", requires = "python", conflicts_with_all = ["ops", "loader", "only", "rounds"])]
+    pub(crate) curve: Option<PathBuf>,
+    /// Steps of that run
+    #[arg(long, value_name = "N", requires = "curve", default_value_t = NonZeroUsize::new(200).expect("200 is not zero"))]
+    pub(crate) steps: NonZeroUsize,
     /// Cases whose names hold one of these, for example --only pann,train (default: all)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) only: Vec<String>,

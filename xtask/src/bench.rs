@@ -5,6 +5,7 @@
 
 mod case;
 mod child;
+mod curve;
 mod flops;
 mod loader;
 mod machine;
@@ -29,9 +30,10 @@ pub(crate) fn run(args: &args::Bench, threads: Option<NonZeroUsize>) -> anyhow::
         time(line, args.rounds)?;
     } else {
         let threads = threads.map_or_else(rayon::current_num_threads, NonZeroUsize::get);
-        match (args.ops, args.loader) {
-            (true, _) => ops::run(args, threads)?,
-            (_, true) => loader::run(args, threads)?,
+        match (&args.curve, &args.python) {
+            (Some(folder), Some(python)) => curve::run(args, folder, python, threads)?,
+            _ if args.ops => ops::run(args, threads)?,
+            _ if args.loader => loader::run(args, threads)?,
             _ => models::run(args, threads)?,
         }
     }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use clap_audio::{FeatureConfig, FeatureExtractor, Truncation};
-use clap_data::{Columns, DataSet, OpenOptions, Sample, WaveCache};
+use clap_data::{Columns, DataSet, Loader, LoaderConfig, OpenOptions, Sample, WaveCache};
 use clap_encoders::{ClapConfig, ClapModel, ClapTokenizer};
 use clap_eval::{Evaluation, EvaluationConfig};
 use clap_nn::{MatmulPrecision, Vars};
 
-use crate::collate::Collate;
+use crate::collate::{Collate, Item};
 use crate::config::{Precision, ScheduleConfig, TrainConfig};
 use crate::distributed::Ranks;
 use crate::error::{Error, Result};
@@ -186,6 +186,15 @@ impl Setup {
     pub fn inference_model(&self) -> Result<ClapModel> {
         let vb = VarBuilder::from_tensors(self.vars.to_tensors(), DType::F32, &self.device);
         Ok(ClapModel::new(&self.clap_config, vb)?)
+    }
+
+    /// The clips of `epoch` (from 0), divided into what a step takes, from step `first` of it on.
+    ///
+    /// # Errors
+    /// Where a stream cannot be read.
+    pub fn loader(&self, epoch: u64, first: usize) -> Result<Loader<Item>> {
+        let config = LoaderConfig { first_batch: first, ..loader_config(&self.config, &self.ranks, epoch) };
+        self.train.loader(config, Arc::clone(&self.collate))
     }
 
     /// Takes the weights and the optimiser's memory of a checkpoint.

@@ -9,10 +9,9 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap_data::{LoadedBatch, Loader, LoaderConfig, Skipped};
+use clap_data::{LoadedBatch, Loader, Skipped};
 
 use crate::budget::Budget;
 use crate::collate::Item;
@@ -25,7 +24,6 @@ use crate::report;
 use crate::run_folder::RunFolder;
 use crate::setup::Setup;
 use crate::state::{Position, STATE_FILE, TrainingState};
-use crate::train_data::loader_config;
 
 /// Trains and evaluates one model.
 #[derive(Debug)]
@@ -175,7 +173,7 @@ impl Trainer {
         for epoch in first_epoch..epochs {
             let batch = if epoch == first_epoch { first_batch } else { 0 };
             self.position = Position { epoch, batch, ..self.position };
-            let mut loader = self.loader(epoch, batch)?;
+            let mut loader = self.setup.loader(epoch, usize::try_from(batch).unwrap_or(usize::MAX))?;
             while let Some(mut batch) = self.next_batch(&mut loader)? {
                 let started = Instant::now();
                 self.skip(observer, std::mem::take(&mut batch.failed))?;
@@ -331,14 +329,6 @@ impl Trainer {
         })?;
         self.saved = self.budget.elapsed();
         self.tell(observer, Event::Checkpoint { path, epoch, best })
-    }
-
-    /// The batches of an epoch from `batch` on.
-    fn loader(&self, epoch: u64, batch: u64) -> Result<Loader<Item>> {
-        let collate = Arc::clone(&self.setup.collate);
-        let first_batch = usize::try_from(batch).unwrap_or(usize::MAX);
-        let config = LoaderConfig { first_batch, ..loader_config(&self.setup.config, &self.setup.ranks, epoch) };
-        self.setup.train.loader(config, collate)
     }
 
     /// The first events: what the run is, what is questionable, what the data sets leave out.

@@ -31,7 +31,13 @@ impl Peak {
 }
 
 /// Says where the numbers of a report come from; `script` is the one that times the other side.
-pub(super) fn origin(
+pub(super) fn origin(report: &mut Report<'_>, args: &args::Bench, script: (&str, usize)) -> anyhow::Result<()> {
+    place(report, args, script)?;
+    report.line(&format!("Medians of n = {} rounds, in brackets the least and the greatest.", args.rounds))
+}
+
+/// The same without a word on rounds.
+pub(super) fn place(
     report: &mut Report<'_>,
     args: &args::Bench,
     (script, threads): (&str, usize),
@@ -42,7 +48,7 @@ pub(super) fn origin(
     if let Some(python) = &args.python {
         report.line(&format!("{}.", Timer::script(python, script, threads)?.ask("versions")?))?;
     }
-    report.line(&format!("{state}. Medians of n = {} rounds, in brackets the least and the greatest.", args.rounds))
+    report.line(&format!("{state}."))
 }
 
 /// Processor, threads, compiler.
