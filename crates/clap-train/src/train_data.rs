@@ -101,7 +101,7 @@ impl TrainData {
     ///
     /// # Errors
     /// Where a stream cannot be read.
-    pub fn loader(&self, config: LoaderConfig, collate: Arc<Collate>) -> Result<Loader<Item>> {
+    pub(crate) fn loader(&self, config: LoaderConfig, collate: Arc<Collate>) -> Result<Loader<Item>> {
         match self {
             Self::Indexed(data) => {
                 Ok(Loader::new(Arc::clone(data), config, move |sample, rng| collate.item(sample, rng)))
