@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Tokenizer(Tokenizer),
     /// Measure the towers and training steps, beside PyTorch with --python
     Bench(Bench),
+    /// Say whether the CUDA and the Metal build still type-check, without either device (docs/gpu.md)
+    CheckGpu(CheckGpu),
     /// Everything a change must pass: format, lints, tests, documentation
     Ci(Ci),
 }
@@ -513,6 +515,13 @@ impl Bench {
     pub(crate) fn wants(&self, names: &[&str]) -> bool {
         self.only.is_empty() || self.only.iter().any(|part| names.iter().any(|name| name.contains(part.as_str())))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckGpu {
+    /// Check only these builds (default: both)
+    #[arg(value_name = "DEVICE")]
+    pub(crate) devices: Vec<crate::check_gpu::Device>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod caption;
+mod check_gpu;
 mod ci;
 mod classify;
 mod convert;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Caption(args) => caption::run(&args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Bench(command) => bench::run(&command, args.threads),
+        Command::CheckGpu(args) => check_gpu::run(&args),
         Command::Ci(args) => ci::run(args),
     });
     match done {
