@@ -194,7 +194,9 @@ fn chart(turns: &[Turn]) -> Chart {
 
 fn losses(report: &mut Report<'_>, turns: &[Turn]) -> anyhow::Result<()> {
     report.header(&["loss", "ours, last", "theirs, last", "greatest relative difference", "at step", "goal"])?;
-    for count in [HEAD.min(turns.len()), turns.len()] {
+    let mut counts = vec![HEAD.min(turns.len()), turns.len()];
+    counts.dedup();
+    for count in counts {
         let worst = turns[..count].iter().max_by(|a, b| a.difference().total_cmp(&b.difference()));
         let (worst, last) = worst.zip(turns[..count].last()).context("no step was taken")?;
         let met = if worst.difference() <= GOAL { "yes" } else { "**missed**" };
