@@ -1,4 +1,4 @@
-//! What a run tells while it goes: one event type for the progress bar, the log file and the report.
+//! What a run tells while it goes: one event type for the progress bar, the log file, TensorBoard and the report.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ pub struct Start {
 }
 
 /// One optimiser step.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Step {
     /// Steps taken, this one included.
     pub step: u64,
@@ -116,6 +116,8 @@ pub struct Step {
     pub data_wait: f64,
     /// Training clips per second since the start, evaluations left out.
     pub clips_per_second: f64,
+    /// Resident memory of the process in bytes, where the system tells it; that of a GPU is not in it.
+    pub memory: Option<u64>,
     /// Time since the run began.
     pub elapsed: f64,
     /// Expected time to the end of training.
@@ -123,7 +125,7 @@ pub struct Step {
 }
 
 /// One evaluation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Eval {
     /// Steps taken before it.
     pub step: u64,

@@ -40,6 +40,7 @@ mod run_folder;
 mod schedule;
 mod setup;
 pub mod state;
+mod tensorboard;
 mod towers;
 mod train_data;
 mod trainer;

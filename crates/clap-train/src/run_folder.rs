@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/config.toml                   the resolved configuration
 //! RUN/metrics.jsonl                 one event per line, flushed as it happens
+//! RUN/tensorboard/                  the same numbers as event files of TensorBoard
 //! RUN/checkpoints/epoch_N/          Hugging Face model folder, and training_state.safetensors in the latest
 //! RUN/checkpoints/step_N/           the same between two evaluations, while it is the latest
 //! RUN/checkpoints/latest, best      links to two of them
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::state::{STATE_FILE, TrainingState};
+use crate::tensorboard::EventFile;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -31,6 +33,7 @@ const BEST: &str = "best";
 pub struct RunFolder {
     path: PathBuf,
     metrics: BufWriter<File>,
+    tensorboard: EventFile,
 }
 
 impl RunFolder {
@@ -48,7 +51,8 @@ impl RunFolder {
         }
         fs::create_dir_all(path.join(CHECKPOINTS)).map_err(|e| Error::io(path, e))?;
         write_atomically(&path.join(CONFIG), config.as_bytes())?;
-        Ok(Self { path: path.to_owned(), metrics: open_metrics(path)? })
+        let metrics = open_metrics(path)?;
+        Ok(Self { path: path.to_owned(), metrics, tensorboard: EventFile::create(path, config)? })
     }
 
     /// Opens the folder of a run that goes on after `step` steps. What `metrics.jsonl` tells of later ones is taken out,
@@ -64,7 +68,7 @@ impl RunFolder {
         if kept < text.len() {
             open.get_mut().set_len(kept as u64).map_err(|e| Error::io(&metrics, e))?;
         }
-        Ok(Self { path: path.to_owned(), metrics: open })
+        Ok(Self { path: path.to_owned(), metrics: open, tensorboard: EventFile::go_on(path, step)? })
     }
 
     /// The folder.
@@ -91,14 +95,15 @@ impl RunFolder {
         run.join(CHECKPOINTS).join(LATEST)
     }
 
-    /// Appends one event to `metrics.jsonl`.
+    /// Appends one event to `metrics.jsonl` and its numbers to TensorBoard's file.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Where a file cannot be written.
     pub fn log(&mut self, event: &Event) -> Result<()> {
         let path = self.path.join(METRICS);
         let line = serde_json::to_string(event).expect("events hold only numbers, text and tables by text keys");
-        writeln!(self.metrics, "{line}").and_then(|()| self.metrics.flush()).map_err(|e| Error::io(&path, e))
+        writeln!(self.metrics, "{line}").and_then(|()| self.metrics.flush()).map_err(|e| Error::io(&path, e))?;
+        self.tensorboard.log(event)
     }
 
     /// Writes the checkpoint `name`, `epoch_N` or `step_N`: `save_model` makes the model folder at the path it is given,

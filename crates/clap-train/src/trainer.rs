@@ -272,6 +272,7 @@ impl Trainer {
             seconds,
             data_wait: waited.as_secs_f64(),
             clips_per_second: self.clips_per_second(),
+            memory: memory_stats::memory_stats().map(|memory| memory.physical_mem as u64),
             elapsed: self.position.elapsed,
             eta: self.eta(),
         };
