@@ -97,8 +97,12 @@ impl Device {
 }
 
 fn cuda(tools: &Path) -> anyhow::Result<Check> {
-    let mut check =
-        Check { features: "cuda,clap-train/nccl", target: None, variables: Vec::new(), with: "nvcc of this machine".to_owned() };
+    let mut check = Check {
+        features: "cuda,clap-train/nccl",
+        target: None,
+        variables: Vec::new(),
+        with: "nvcc of this machine".to_owned(),
+    };
     if !runs("nvcc", "--version") {
         let bin = stand_in::write(tools)?;
         // cudarc looks for `nvcc` on the path alone.
