@@ -233,7 +233,7 @@ mod tests {
         let masked = |data: &[u8]| {
             let step = |crc: u32, _: i32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
             let crc = !data.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step));
-            ((crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)).to_le_bytes()
+            crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
         };
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         while !rest.is_empty() {
