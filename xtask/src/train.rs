@@ -69,7 +69,7 @@ pub(crate) fn run(args: args::Train) -> anyhow::Result<Exit> {
     if done.ending == Ending::Requested {
         eprintln!("go on with  cargo xtask train --resume {}", run.display());
     }
-    eprintln!("report      {}", run.join("report.md").display());
+    eprintln!("report      {}", run.join("report.html").display());
     eprintln!("checkpoint  {}", RunFolder::best(&run).display());
     Ok(Exit::Done)
 }

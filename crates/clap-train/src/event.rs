@@ -1,9 +1,12 @@
 //! What a run tells while it goes: one event type for the progress bar, the log file, TensorBoard and the report.
+//!
+//! Events are read back from logs of other versions, too: a field that a log lacks has its default, one that is unknown is
+//! passed over.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Metrics by name, as clap-eval names them (`audio_to_text_R@10`, `acc1`, `chance_acc1`, …).
 pub type Metrics = BTreeMap<String, f64>;
@@ -25,7 +28,7 @@ impl Observer for () {
 }
 
 /// One event; in `metrics.jsonl` one line with the variant's name as `event`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// Everything is open and checked; training begins.
@@ -60,12 +63,13 @@ pub enum Event {
         /// Whether it is the best so far.
         best: bool,
     },
-    /// The run is over; its report is written.
+    /// The run is over; when an observer hears of it, its report is written.
     Done(Done),
 }
 
 /// What a run consists of.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Start {
     /// The run's folder.
     pub run: PathBuf,
@@ -92,7 +96,8 @@ pub struct Start {
 }
 
 /// One optimiser step.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Step {
     /// Steps taken, this one included.
     pub step: u64,
@@ -125,7 +130,8 @@ pub struct Step {
 }
 
 /// One evaluation.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Eval {
     /// Steps taken before it.
     pub step: u64,
@@ -142,9 +148,12 @@ pub struct Eval {
 }
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
+    /// It has not: it goes on, or its process ended without a word. Never logged.
+    #[default]
+    Unfinished,
     /// All epochs are done.
     Epochs,
     /// The time budget is spent.
@@ -156,7 +165,8 @@ pub enum Ending {
 }
 
 /// The end of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Done {
     /// Why it ended.
     pub ending: Ending,

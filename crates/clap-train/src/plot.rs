@@ -15,7 +15,7 @@ const BOTTOM: f64 = 48.0;
 const MAX_POINTS: usize = 600;
 /// Base line of the legend's first line.
 const LEGEND_Y: f64 = 47.0;
-const REFERENCE_COLOUR: &str = "#8b8f94";
+const LEVEL_COLOUR: &str = "#8b8f94";
 const COLOURS: [&str; 6] = ["#3b82d6", "#e0752d", "#2f9e63", "#b0539c", "#c2483f", "#7d7f36"];
 
 /// One line of a [`Chart`].
@@ -25,21 +25,39 @@ pub struct Series {
     pub name: String,
     /// Points by increasing x; those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
-    /// Drawn dashed and grey: a level to compare with, such as chance.
-    pub reference: bool,
+    /// How it is drawn.
+    pub stroke: Stroke,
+}
+
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stroke {
+    /// In a colour of its own.
+    #[default]
+    Line,
+    /// Thin and pale, in the colour of the line that follows: what that one smooths.
+    Faint,
+    /// Dashed and grey: a level to compare with, such as chance.
+    Level,
 }
 
 impl Series {
     /// A line through `points`.
     #[must_use]
     pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), points, reference: false }
+        Self { name: name.into(), points, stroke: Stroke::Line }
+    }
+
+    /// What the next line smooths.
+    #[must_use]
+    pub fn faint(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, stroke: Stroke::Faint }
     }
 
     /// A dashed level from the first to the last x.
     #[must_use]
     pub fn level(name: impl Into<String>, y: f64, x: (f64, f64)) -> Self {
-        Self { name: name.into(), points: vec![(x.0, y), (x.1, y)], reference: true }
+        Self { name: name.into(), points: vec![(x.0, y), (x.1, y)], stroke: Stroke::Level }
     }
 }
 
@@ -81,15 +99,20 @@ impl Chart {
         self.draw_axes(svg, &frame)?;
         let mut colours = COLOURS.iter().cycle();
         for ((series, points), (x, y)) in self.series.iter().zip(&lines).zip(legend) {
-            let (colour, dash) = if series.reference {
-                (REFERENCE_COLOUR, " stroke-dasharray=\"5 4\"")
-            } else {
-                (*colours.next().expect("a cycle does not end"), "")
+            let (colour, width, look) = match series.stroke {
+                Stroke::Line => (colours.next(), 2.0, ""),
+                Stroke::Faint => (colours.clone().next(), 1.2, " stroke-opacity=\".55\""),
+                Stroke::Level => (Some(&LEVEL_COLOUR), 2.0, " stroke-dasharray=\"5 4\""),
             };
-            draw_line(svg, points, &frame, colour, dash)?;
+            let look = format!("stroke=\"{}\" stroke-width=\"{width}\"{look}", colour.expect("a cycle does not end"));
+            draw_line(svg, points, &frame, &look)?;
+            // The title says what a line by itself is.
+            if self.series.len() == 1 {
+                continue;
+            }
             writeln!(
                 svg,
-                "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"2.5\"{dash}/>\
+                "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" {look}/>\
                  <text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
                 y - 4.0,
                 x + 18.0,
@@ -158,12 +181,13 @@ text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fil
 @media(prefers-color-scheme:dark){text{fill:#b8c0c8}.title{fill:#e6edf3}.axis{stroke:#8b949e}}\
 </style>\n";
 
-fn draw_line(svg: &mut String, points: &[(f64, f64)], frame: &Frame, colour: &str, dash: &str) -> std::fmt::Result {
+/// The points joined by a line that looks like `look`, attributes of SVG.
+fn draw_line(svg: &mut String, points: &[(f64, f64)], frame: &Frame, look: &str) -> std::fmt::Result {
     if let [(x, y)] = points {
         let (x, y) = (frame.x_of(*x), frame.y_of(*y));
-        return writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+        return writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"none\" {look}/>");
     }
-    write!(svg, "<path fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\"{dash} d=\"")?;
+    write!(svg, "<path fill=\"none\" stroke-linejoin=\"round\" {look} d=\"")?;
     for (i, (x, y)) in points.iter().enumerate() {
         write!(svg, "{}{:.1} {:.1}", if i == 0 { 'M' } else { 'L' }, frame.x_of(*x), frame.y_of(*y))?;
     }

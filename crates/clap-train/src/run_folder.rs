@@ -7,7 +7,8 @@
 //! RUN/checkpoints/epoch_N/          Hugging Face model folder, and training_state.safetensors in the latest
 //! RUN/checkpoints/step_N/           the same between two evaluations, while it is the latest
 //! RUN/checkpoints/latest, best      links to two of them
-//! RUN/report.md, RUN/curves/*.svg   written at the end
+//! RUN/report.html                   written at the end
+//! RUN/report.md, RUN/curves/*.svg   the same
 //! ```
 //!
 //! A checkpoint is written under a hidden name, synced and renamed, and the links are replaced by a rename: whenever the
@@ -16,6 +17,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -27,6 +29,8 @@ const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
+const LOCK_TRIES: usize = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A run's folder, open for writing.
 #[derive(Debug)]
@@ -81,6 +85,26 @@ impl RunFolder {
     #[must_use]
     pub fn config(run: &Path) -> PathBuf {
         run.join(CONFIG)
+    }
+
+    /// The log of the run at `run`, an event a line.
+    #[must_use]
+    pub fn metrics(run: &Path) -> PathBuf {
+        run.join(METRICS)
+    }
+
+    /// Whether a process has the run at `run` open; none where the file system has no locks.
+    ///
+    /// # Errors
+    /// Where there is no such run.
+    pub fn is_open(run: &Path) -> Result<Option<bool>> {
+        let path = run.join(METRICS);
+        let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+        Ok(match file.try_lock_shared() {
+            Ok(()) => Some(false),
+            Err(TryLockError::WouldBlock) => Some(true),
+            Err(TryLockError::Error(_)) => None,
+        })
     }
 
     /// The model folder of the best evaluation of the run at `run`.
@@ -174,7 +198,16 @@ impl RunFolder {
 fn open_metrics(run: &Path) -> Result<BufWriter<File>> {
     let path = run.join(METRICS);
     let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
-    match file.try_lock() {
+    let mut lock = file.try_lock();
+    // A watcher that asks whether the run is open holds the lock for microseconds.
+    for _ in 0..LOCK_TRIES {
+        if !matches!(lock, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        lock = file.try_lock();
+    }
+    match lock {
         Ok(()) => Ok(BufWriter::new(file)),
         Err(TryLockError::WouldBlock) => {
             let reason = std::io::Error::new(ErrorKind::ResourceBusy, "another process trains this run");
@@ -370,7 +403,9 @@ mod tests {
         let path = run.path().to_owned();
         let message = RunFolder::reopen(&path, 3).unwrap_err().to_string();
         assert!(message.contains("another process"), "{message}");
+        assert_eq!(RunFolder::is_open(&path).unwrap(), Some(true));
         drop(run);
+        assert_eq!(RunFolder::is_open(&path).unwrap(), Some(false));
         let kept = "{\"event\":\"start\"}\n{\"event\":\"step\",\"step\":3}\n{\"event\":\"checkpoint\"}\n";
         for later in
             ["", "{\"event\":\"step\",\"step\":4}\n{\"event\":\"eval\",\"step\":4}\n", "{\"event\":\"st", "\0\0\n"]

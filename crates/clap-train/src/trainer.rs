@@ -20,6 +20,7 @@ use crate::distributed::Ranks;
 use crate::error::{Error, Result};
 use crate::event::{Done, Ending, Eval, Event, Metrics, Observer, Start, Step};
 use crate::gradient::Gradient;
+use crate::history::History;
 use crate::report;
 use crate::run_folder::RunFolder;
 use crate::setup::Setup;
@@ -114,11 +115,11 @@ impl Trainer {
             ));
         }
         setup.restore(&checkpoint, &state.optimizer)?;
-        let folder = match setup.ranks.is_first() {
-            true => Some(RunFolder::reopen(run, position.step)?),
-            false => None,
-        };
-        let [best, last] = report::best_and_last(run)?;
+        let (mut folder, [mut best, mut last]) = (None, [Metrics::new(), Metrics::new()]);
+        if setup.ranks.is_first() {
+            folder = Some(RunFolder::reopen(run, position.step)?);
+            [best, last] = History::open(run)?.best_and_last();
+        }
         Ok(Self {
             setup,
             folder,
@@ -159,10 +160,12 @@ impl Trainer {
         }
 
         let done = self.done(ending);
-        if let Some(folder) = &self.folder {
-            report::write(folder.path(), &self.setup.config, &done)?;
+        let event = Event::Done(done.clone());
+        if let Some(folder) = &mut self.folder {
+            folder.log(&event)?;
+            report::write(folder.path())?;
+            observer.event(&event);
         }
-        self.tell(observer, Event::Done(done.clone()))?;
         Ok(done)
     }
 
