@@ -12,4 +12,5 @@ mod program;
 mod run;
 mod sound;
 mod tables;
+mod watch;
 mod weights;

@@ -17,7 +17,7 @@ impl Trained {
     }
 
     /// The run's folder.
-    fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         self.folder.path().join("run")
     }
 
@@ -85,6 +85,7 @@ fn a_run_folder_holds_what_it_should() {
         "config.toml",
         "metrics.jsonl",
         "report.md",
+        "report.html",
         "checkpoints/best/config.json",
         "checkpoints/best/preprocessor_config.json",
         "checkpoints/best/model.safetensors",
@@ -99,6 +100,7 @@ fn a_run_folder_holds_what_it_should() {
     for link in links {
         assert!(run.join(link).exists(), "the report names {link}, which is not there");
     }
+    assert_eq!(std::fs::read_dir(run.join("tensorboard")).unwrap().count(), 1);
     let hidden = std::fs::read_dir(run.join("checkpoints")).unwrap();
     for entry in hidden {
         let name = entry.unwrap().file_name();
@@ -315,6 +317,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let on = xtask(&["train", "--resume", &place("killed")]);
     assert!(on.succeeds().stderr.contains("goes on after step") && on.stdout.contains("zero-shot top-1"), "{on:#?}");
     assert_eq!(logged_losses(&place("killed")), whole);
+    assert_eq!(std::fs::read_dir(place("killed/tensorboard")).unwrap().count(), 2);
     xtask(&["train", "--resume", &place("killed")]).fails(4, &["all its epochs are done"]);
     xtask(&["train", "--resume", &place("absent")]).fails(4, &["absent", "no config.toml"]);
     xtask(&["train", "--resume", &place("killed"), "--set", "seed=1"]).fails(2, &["--resume"]);

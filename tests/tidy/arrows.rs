@@ -22,9 +22,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Packages that one crate alone may use.
-const RESERVED: [(&str, &str, &str); 7] = [
+const RESERVED: [(&str, &str, &str); 8] = [
     ("clap", "xtask", "parse arguments in the runner and pass a config struct"),
     ("anyhow", "xtask", "give the crate's own error enum a variant"),
+    ("console", "xtask", "return the numbers and let the runner show them"),
     ("indicatif", "xtask", "report progress through a callback"),
     ("comfy-table", "xtask", "return the numbers and let the runner draw the table"),
     ("tracing-subscriber", "xtask", "emit tracing events and let the runner subscribe"),

@@ -44,6 +44,8 @@ impl Xtask {
 pub(crate) enum Command {
     /// Train a model; without arguments, the small one on the embedded corpus
     Train(Train),
+    /// Follow a run in the terminal, or show one that is over
+    Watch(Watch),
     /// Evaluate a model; without arguments, the last run on the embedded validation split
     Eval(Eval),
     /// Print embeddings of sound files and texts, one JSON line each
@@ -120,6 +122,16 @@ pub(crate) struct Train {
     pub(crate) device: Option<String>,
     #[command(flatten)]
     pub(crate) table: Table,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Folder of the run, or `latest`
+    #[arg(value_name = "DIR|latest", default_value = "latest")]
+    pub(crate) run: PathBuf,
+    /// Show how it stands and end, as is done where standard output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, Args)]

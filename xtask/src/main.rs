@@ -28,6 +28,7 @@ mod splits;
 mod table;
 mod tokenizer;
 mod train;
+mod watch;
 
 use args::{Command, Xtask};
 use clap::Parser;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         .init();
     let done = prepare(&args).and_then(|()| match args.command {
         Command::Train(args) => train::run(args),
+        Command::Watch(args) => watch::run(&args),
         Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Classify(args) => classify::run(&args),
@@ -88,9 +90,10 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
 }
 
-/// The run in [`runs`] whose link, `best` or `latest`, was made last; links are made anew with each checkpoint.
-fn newest_run(link: impl Fn(&Path) -> PathBuf) -> Option<PathBuf> {
-    let made = |run: &PathBuf| std::fs::symlink_metadata(link(run)).ok()?.modified().ok();
+/// The run in [`runs`] of which that part was written last: its log, or the link `best` or `latest`, which are made anew with
+/// each checkpoint.
+fn newest_run(part: impl Fn(&Path) -> PathBuf) -> Option<PathBuf> {
+    let made = |run: &PathBuf| std::fs::symlink_metadata(part(run)).ok()?.modified().ok();
     let folders = std::fs::read_dir(runs()).into_iter().flatten().flatten().map(|entry| entry.path());
     folders.filter_map(|run| Some((made(&run)?, run))).max().map(|(_, run)| run)
 }
