@@ -14,7 +14,7 @@ use clap_encoders::checkpoint::{Checkpoint, save_laion};
 use clap_eval::{Outcome, PerQuery, mean_interval};
 use clap_train::collate::Batch;
 use clap_train::config::AugmentConfig;
-use clap_train::plot::{Chart, Series};
+use clap_train::plot::{Chart, Series, Stroke};
 use clap_train::{Event, Observer, RunFolder, Setup, Step, TrainConfig, Trainer};
 
 use super::child::{PAUSE, Timer};
@@ -183,7 +183,7 @@ fn write_steps(path: &Path, turns: &[Turn]) -> anyhow::Result<()> {
 fn chart(turns: &[Turn]) -> Chart {
     let points = |loss: fn(&Turn) -> f64| turns.iter().map(|turn| (turn.ours.step as f64, loss(turn))).collect();
     // Dashed, so that the other line shows where they are one.
-    let theirs = Series { reference: true, ..Series::new("laion_clap", points(|turn| turn.their_loss)) };
+    let theirs = Series { stroke: Stroke::Level, ..Series::new("laion_clap", points(|turn| turn.their_loss)) };
     Chart {
         title: "Contrastive loss of the same run on both sides".to_owned(),
         x_label: "step".to_owned(),
