@@ -40,12 +40,12 @@ fn a_model_is_fine_tuned_on_a_table() {
 
     let dry = xtask(&[&args[..], &["--dry-run"]].concat());
     for words in [
-        "training    28 clips",
-        "validation  4 clips, split held out",
+        "training    29 clips",
+        "validation  3 clips, split held out",
         "whole model: ",
         "input_features (8, 1, ",
         "steps       3 an epoch, 6 in 2 epochs; 8 clips each",
-        "0.01 M are frozen",
+        " M are frozen",
         "time  ",
         "reckoned from steps of 2 and 4 clips",
     ] {
@@ -55,7 +55,7 @@ fn a_model_is_fine_tuned_on_a_table() {
     assert!(!out.exists(), "a dry run writes nothing");
 
     let ran = xtask(&args);
-    assert!(ran.succeeds().stderr.contains("28 training clips, 4 validation clips"), "{ran:#?}");
+    assert!(ran.succeeds().stderr.contains("29 training clips, 3 validation clips"), "{ran:#?}");
     let before = tensors(Path::new(&model));
     let after: std::collections::HashMap<_, _> = tensors(&out.join("checkpoints/latest")).into_iter().collect();
     let (mut text, mut audio) = (0, 0);
@@ -108,7 +108,7 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
     };
     refused(&["--freeze", "txet"], 2, &["optim.freeze", "txet", "text_model"]);
     refused(&["--set", "data.batch_size=0"], 2, &["data.batch_size"]);
-    refused(&["--set", "data.batch_size=64"], 2, &["data.batch_size", "28"]);
+    refused(&["--set", "data.batch_size=64"], 2, &["data.batch_size", "29"]);
     refused(&["--set", "data.holdout=0.99"], 2, &["data.batch_size"]);
     refused(&["--set", "model.text.num_attention_heads=3"], 2, &["model.text"]);
     refused(&["--set", "schedule.name=wsd", "--set", "schedule.warmup=1000"], 2, &["schedule.decay", "1000"]);
