@@ -56,6 +56,9 @@ fn a_model_is_fine_tuned_on_a_table() {
 
     let ran = xtask(&args);
     assert!(ran.succeeds().stderr.contains("29 training clips, 3 validation clips"), "{ran:#?}");
+    let parameters = dry.stdout.lines().find(|line| line.starts_with("parameters")).unwrap().split_whitespace().nth(1);
+    let trained = format!("model      {} M trainable parameters", parameters.unwrap());
+    assert!(ran.stderr.contains(&trained), "frozen ones do not count: {ran:#?}");
     let before = tensors(Path::new(&model));
     let after: std::collections::HashMap<_, _> = tensors(&out.join("checkpoints/latest")).into_iter().collect();
     let (mut text, mut audio) = (0, 0);
@@ -109,7 +112,7 @@ fn what_cannot_be_is_refused_by_name_and_leaves_nothing() {
     refused(&["--freeze", "txet"], 2, &["optim.freeze", "txet", "text_model"]);
     refused(&["--set", "data.batch_size=0"], 2, &["data.batch_size"]);
     refused(&["--set", "data.batch_size=64"], 2, &["data.batch_size", "29"]);
-    refused(&["--set", "data.holdout=0.99"], 2, &["data.batch_size"]);
+    refused(&["--set", "data.holdout=0.99"], 2, &["data.holdout", "32"]);
     refused(&["--set", "model.text.num_attention_heads=3"], 2, &["model.text"]);
     refused(&["--set", "schedule.name=wsd", "--set", "schedule.warmup=1000"], 2, &["schedule.decay", "1000"]);
     refused(&["--set", "lora.parameters=[\"*.quary.weight\"]"], 2, &["lora.parameters", "quary"]);

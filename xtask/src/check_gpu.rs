@@ -13,6 +13,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 
 use crate::args;
+use crate::cargo::cargo;
 use crate::exit::{Exit, failure};
 
 /// A build for a device.
@@ -161,12 +162,10 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 impl Check {
     fn run(self) -> anyhow::Result<Outcome> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut arguments = vec!["check", "--release", "--workspace", "--features", self.features];
         arguments.extend(self.target.iter().flat_map(|target| ["--target", target]));
         eprintln!("── cargo {}", arguments.join(" "));
-        let status =
-            Command::new(cargo).args(arguments).envs(self.variables).current_dir(crate::workspace()).status()?;
+        let status = cargo().args(arguments).envs(self.variables).current_dir(crate::workspace()).status()?;
         Ok(if status.success() { Outcome::Checks(self.with) } else { Outcome::Fails })
     }
 }

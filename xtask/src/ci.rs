@@ -1,11 +1,11 @@
 //! `cargo xtask ci`: everything a change must pass, each step as one would type it.
 
-use std::process::Command;
 use std::time::Instant;
 
 use clap::ValueEnum;
 
 use crate::args;
+use crate::cargo::cargo;
 use crate::exit::{Exit, failure};
 
 /// One step; the order is from cheap to dear.
@@ -60,12 +60,11 @@ impl Step {
 /// Runs the steps and stops at the first that fails.
 pub(crate) fn run(args: args::Ci) -> anyhow::Result<Exit> {
     let steps = if args.steps.is_empty() { Step::value_variants().to_vec() } else { args.steps };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     for step in steps {
         let (arguments, variable) = step.command();
         eprintln!("── cargo {}", arguments.join(" "));
         let started = Instant::now();
-        let status = Command::new(&cargo).args(arguments).envs(variable).current_dir(crate::workspace()).status()?;
+        let status = cargo().args(arguments).envs(variable).current_dir(crate::workspace()).status()?;
         if !status.success() {
             return Err(failure(Exit::NothingFound, format!("cargo {} failed: see above", arguments.join(" "))));
         }

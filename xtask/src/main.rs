@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod caption;
+mod cargo;
 mod check_gpu;
 mod ci;
 mod classify;

@@ -81,7 +81,7 @@ pub struct Start {
     pub valid_clips: usize,
     /// Candidate classes of the zero-shot evaluation.
     pub classes: usize,
-    /// Trainable parameters.
+    /// Scalars that train.
     pub parameters: usize,
     /// Steps of one epoch.
     pub steps_per_epoch: u64,

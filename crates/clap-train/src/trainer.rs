@@ -337,7 +337,7 @@ impl Trainer {
 
     /// The first events: what the run is, what is questionable, what the data sets leave out.
     fn announce(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let Setup { config, train, validation, vars, .. } = &self.setup;
+        let Setup { config, train, validation, optimizer, .. } = &self.setup;
         let valid = validation.as_ref().map(|v| v.data());
         let start = Start {
             run: self.folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned()),
@@ -345,7 +345,7 @@ impl Trainer {
             excluded_clips: train.excluded().map_or(0, |excluded| excluded.removed),
             valid_clips: valid.map_or(0, |data| data.samples.len()),
             classes: valid.map_or(0, |data| data.classes.len()),
-            parameters: vars.trainable_elements(),
+            parameters: optimizer.vars().map(|var| var.elem_count()).sum(),
             steps_per_epoch: self.setup.steps_per_epoch,
             total_steps: self.setup.schedule.total,
             epochs: config.schedule.epochs,
