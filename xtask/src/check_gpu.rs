@@ -124,9 +124,9 @@ fn metal(tools: &Path) -> anyhow::Result<Check> {
     add_target(APPLE)?;
     let bin = stand_in::write(tools)?;
     let variables = vec![
-        ("CC_aarch64_apple_darwin", bin.join("cc")),
-        ("CXX_aarch64_apple_darwin", bin.join("cc")),
-        ("AR_aarch64_apple_darwin", bin.join("ar")),
+        ("CC_aarch64_apple_darwin", bin.join(stand_in::CC_NAME)),
+        ("CXX_aarch64_apple_darwin", bin.join(stand_in::CC_NAME)),
+        ("AR_aarch64_apple_darwin", bin.join(stand_in::AR_NAME)),
         // Or the `cc` crate asks Xcode.
         ("SDKROOT", bin),
     ];

@@ -43,7 +43,11 @@ for word in "$@"; do
 done
 "#;
 
-/// Writes `nvcc`, `cc` and `ar` into `tools/bin`, and an empty CUDA home beside it; gives the folder.
+/// Not `cc` and `ar`: on the path of the CUDA build they would stand in for this machine's own, which its build scripts are linked by.
+pub(super) const CC_NAME: &str = "stand-in-cc";
+pub(super) const AR_NAME: &str = "stand-in-ar";
+
+/// Writes `nvcc`, the C compiler and the archiver into `tools/bin`, and an empty CUDA home beside it; gives the folder.
 pub(super) fn write(tools: &Path) -> anyhow::Result<PathBuf> {
     if !cfg!(unix) {
         anyhow::bail!("there is no compiler for it here, and the stand-ins are shell scripts");
@@ -52,7 +56,7 @@ pub(super) fn write(tools: &Path) -> anyhow::Result<PathBuf> {
     for folder in [&bin, &tools.join("cuda/include"), &tools.join("cuda/lib64")] {
         std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     }
-    for (name, text) in [("nvcc", NVCC), ("cc", CC), ("ar", AR)] {
+    for (name, text) in [("nvcc", NVCC), (CC_NAME, CC), (AR_NAME, AR)] {
         let path = bin.join(name);
         // A file written anew would have the build scripts run again.
         if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
@@ -94,9 +98,9 @@ mod tests {
         assert_eq!(version.lines().nth(3).unwrap().split(", ").nth(1), Some("release 13.2"));
         run("nvcc", &["--ptx", "--output-directory", ".", "-O3", "src/cast.cu"]);
         run("nvcc", &["-c", "-o", "a.o", "a.cu"]);
-        assert_eq!(run("cc", &["-E", "a.c"]).trim(), "clang");
-        run("cc", &["-O3", "-o", "b.o", "-c", "b.c"]);
-        run("ar", &["cq", "libb.a", "b.o"]);
+        assert_eq!(run(CC_NAME, &["-E", "a.c"]).trim(), "clang");
+        run(CC_NAME, &["-O3", "-o", "b.o", "-c", "b.c"]);
+        run(AR_NAME, &["cq", "libb.a", "b.o"]);
         for made in ["cast.ptx", "a.o", "b.o", "libb.a"] {
             assert!(tools.join(made).is_file(), "{made}");
         }

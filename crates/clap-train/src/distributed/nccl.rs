@@ -7,7 +7,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
 use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, ReduceOp};
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, backend::BackendStorage,
@@ -45,7 +44,7 @@ impl Nccl {
             for xs in todo {
                 let sum = match &comm {
                     Ok(comm) => xs.apply_op1_no_bwd(&AllReduce(comm)),
-                    Err(error) => Err(failed(*error)),
+                    Err(error) => Err(failed(error)),
                 };
                 if done.send(sum).is_err() {
                     break;
