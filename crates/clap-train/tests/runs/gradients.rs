@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var};
-use clap_train::collate::Item;
+use clap_encoders::ClapModel;
+use clap_train::collate::{Batch, Item};
 use clap_train::gradient::Gradient;
 use clap_train::{RunFolder, Setup, TrainData, Trainer};
 use rand::SeedableRng;
@@ -104,6 +105,22 @@ fn nothing_is_learnt_in_a_frozen_tower_and_the_rest_as_before() {
             let rest = whole.into_iter().filter(|(name, _)| !name.starts_with(start)).collect();
             assert_close(&frozen, &rest, 1e-6);
         }
+    }
+}
+
+/// The same numbers, without a graph that would keep everything in memory.
+#[test]
+fn an_evaluation_keeps_no_graph() {
+    let bench = Bench::new();
+    let (setup, items) = eight(&bench, &[]);
+    let batch = Batch::new(items, &setup.extractor, &setup.tokenizer, setup.max_tokens, &setup.device).unwrap();
+    let embed = |model: &ClapModel| {
+        let text = model.get_text_features(&batch.input_ids, &batch.attention_mask).unwrap();
+        [model.get_audio_features(&batch.input_features, &batch.is_longer).unwrap(), text]
+    };
+    for (kept, free) in embed(&setup.model).iter().zip(embed(&setup.inference_model().unwrap())) {
+        assert!(kept.track_op() && !free.track_op());
+        assert_eq!(flat(kept), flat(&free));
     }
 }
 
