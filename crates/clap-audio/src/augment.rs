@@ -63,26 +63,18 @@ impl SpecAugment {
     /// Overwrites stripes of `mel`, (frames, bins), with `fill`.
     ///
     /// The reference fills with 0 after the input batch norm; before it, the value with the same effect is the mean.
-    /// All views of one clip share their stripes in the reference: pass them through [`SpecAugment::apply_views`].
-    pub fn apply(&self, mel: &mut [f32], bins: usize, fill: f32, rng: &mut (impl Rng + ?Sized)) {
-        self.apply_views(mel, 1, bins, fill, rng);
-    }
-
-    /// The same stripes in each of several views, (views, frames, bins).
     ///
     /// # Panics
-    /// If `mel` is not made of `views` equal views of whole frames.
-    pub fn apply_views(&self, mel: &mut [f32], views: usize, bins: usize, fill: f32, rng: &mut (impl Rng + ?Sized)) {
-        assert!(views > 0 && bins > 0 && mel.len().is_multiple_of(views * bins), "mel must be (views, frames, bins)");
-        let frames = mel.len() / (views * bins);
+    /// If `mel` is not made of whole frames.
+    pub fn apply(&self, mel: &mut [f32], bins: usize, fill: f32, rng: &mut (impl Rng + ?Sized)) {
+        assert!(bins > 0 && mel.len().is_multiple_of(bins), "mel must be (frames, bins)");
+        let frames = mel.len() / bins;
         if frames == 0 {
             return;
         }
         for _ in 0..self.time_stripes {
             let (start, width) = stripe(frames, self.time_drop_width, rng);
-            for view in mel.chunks_exact_mut(frames * bins) {
-                view[start * bins..(start + width) * bins].fill(fill);
-            }
+            mel[start * bins..(start + width) * bins].fill(fill);
         }
         for _ in 0..self.freq_stripes {
             let (start, width) = stripe(bins, self.freq_drop_width, rng);
@@ -133,16 +125,12 @@ mod tests {
         let augment = SpecAugment::default();
         let (mut widest_time, mut widest_freq) = (0, 0);
         for _ in 0..300 {
-            let mut mel = vec![0.0; 2 * frames * bins];
-            augment.apply_views(&mut mel, 2, bins, fill, &mut rng);
-            assert_eq!(mel[..frames * bins], mel[frames * bins..], "views share their stripes");
+            let mut mel = vec![0.0; frames * bins];
+            augment.apply(&mut mel, bins, fill, &mut rng);
             let time = (0..frames).filter(|t| mel[t * bins..(t + 1) * bins].iter().all(|&v| v == fill)).count();
             let freq = (0..bins).filter(|f| (0..frames).all(|t| mel[t * bins + f] == fill)).count();
             assert!(time <= 2 * 63 && freq <= 2 * 7, "{time} {freq}");
-            assert!(
-                mel[(frames - 1) * bins..frames * bins].iter().any(|&v| v != fill),
-                "the last frame is never dropped"
-            );
+            assert!(mel[(frames - 1) * bins..].iter().any(|&v| v != fill), "the last frame is never dropped");
             widest_time = widest_time.max(time);
             widest_freq = widest_freq.max(freq);
         }

@@ -14,6 +14,7 @@ use crate::cpu::{
     slice,
 };
 use crate::dropout::{Drop, dropout_composed_from};
+use crate::precision::matmul;
 use crate::{Mode, Sequences, softmax::softmax_composed};
 
 /// Which keys a query may attend to, and how the sequences lie.
@@ -144,7 +145,7 @@ fn padded_composed(
     let head_dim = c / heads;
     let split = |xs: &Tensor| xs.reshape((b, t, heads, head_dim))?.transpose(1, 2)?.contiguous();
     let [q, k, v] = [split(qkv[0])?, split(qkv[1])?, split(qkv[2])?]; // (B, heads, T, head_dim)
-    let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.t()?)?; // (B, heads, T, T)
+    let scores = matmul(&(q * (head_dim as f64).powf(-0.5))?, &k.t()?)?; // (B, heads, T, T)
     let scores = match mask {
         AttentionMask::Keys(keys) => {
             scores.broadcast_add(&key_penalty(keys)?.to_dtype(scores.dtype())?.reshape((b, 1, 1, t))?)?
@@ -160,7 +161,7 @@ fn padded_composed(
         None => probabilities,
         Some((drop, start)) => dropout_composed_from(&probabilities, drop, start)?,
     };
-    probabilities.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, t, c))
+    matmul(&probabilities, &v)?.transpose(1, 2)?.contiguous()?.reshape((b, t, c))
 }
 
 /// Added to the score of a masked key: e^-30000 is zero in every float type, and the number fits f16.

@@ -10,6 +10,7 @@ use crate::cpu::{
     slice,
     vectorise::vectorised,
 };
+use crate::precision::matmul;
 
 /// An affine map of the last dimension.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ pub fn linear_composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> R
     let (output, input) = weight.dims2()?;
     let mut dims = xs.dims().to_vec();
     let rows: usize = dims.iter().rev().skip(1).product();
-    let ys = xs.contiguous()?.reshape((rows, input))?.matmul(&weight.t()?)?; // (rows, output)
+    let ys = matmul(&xs.contiguous()?.reshape((rows, input))?, &weight.t()?)?; // (rows, output)
     let ys = match bias {
         Some(bias) => ys.broadcast_add(bias)?,
         None => ys,

@@ -11,6 +11,7 @@ use crate::cpu::{
     slice,
     vectorise::vectorised,
 };
+use crate::precision::matmul;
 use crate::{WindowGeometry, softmax::softmax_composed};
 
 /// Added to the score of two tokens of different regions (`swin_transformer.py`).
@@ -65,7 +66,7 @@ pub fn window_attention_composed(qkv: &Tensor, bias: &Tensor, geometry: &WindowG
         .permute([2, 0, 3, 1, 4])? // (3, B·windows, heads, N, head_dim)
         .contiguous()?;
     let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
-    let scores = (q * (head_dim as f64).powf(-0.5))?.matmul(&k.t()?)?; // (B·windows, heads, N, N)
+    let scores = matmul(&(q * (head_dim as f64).powf(-0.5))?, &k.t()?)?; // (B·windows, heads, N, N)
     let mut scores = scores.broadcast_add(&bias.unsqueeze(0)?)?;
     if geometry.shift > 0 {
         let mask =
@@ -77,8 +78,7 @@ pub fn window_attention_composed(qkv: &Tensor, bias: &Tensor, geometry: &WindowG
             area,
         ))?;
     }
-    softmax_composed(&scores)?
-        .matmul(&v)?
+    matmul(&softmax_composed(&scores)?, &v)?
         .transpose(1, 2)? // (B·windows, N, heads, head_dim)
         .contiguous()?
         .reshape((b, tokens, c))?

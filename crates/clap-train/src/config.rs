@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap_audio::augment::SpecAugment;
 use clap_audio::{FeatureConfig, Preset};
 use clap_data::{Stream, TextAugment};
 use clap_encoders::{AudioConfig, TextConfig};
@@ -66,8 +65,8 @@ pub enum Precision {
     #[default]
     #[serde(rename = "fp32")]
     Fp32,
-    /// Operands of matrix products rounded to `bf16`, forward and backward; weights, sums, norms, softmax, loss and optimiser in `f32`.
-    /// On processors with AVX512-BF16; [`Precision::Fp32`] on others, with a warning.
+    /// Operands of matrix products rounded to `bf16`, forward and backward; weights, norms, softmax, loss and optimiser in `f32`
+    /// ([`clap_nn::MatmulPrecision::Bf16`]). On devices, and processors with AVX512-BF16; [`Precision::Fp32`] on others, with a warning.
     #[serde(rename = "amp_bf16")]
     AmpBf16,
 }
@@ -192,9 +191,6 @@ pub struct AugmentConfig {
     pub random_crop: bool,
     /// Range in decibels of a random gain on the waveform.
     pub gain_db: Option<[f64; 2]>,
-    /// Random stripes of the log-mel set to its mean. `[model.audio.spec_augment]` has the tower do it where LAION's does, behind its
-    /// batch norm, whose statistics then see whole clips.
-    pub spec_augment: Option<SpecAugment>,
 }
 
 /// `[eval]`: validation by retrieval and zero-shot classification.
@@ -304,7 +300,7 @@ impl Default for ModelConfig {
 
 impl Default for AugmentConfig {
     fn default() -> Self {
-        Self { random_crop: true, gain_db: None, spec_augment: None }
+        Self { random_crop: true, gain_db: None }
     }
 }
 
@@ -399,9 +395,9 @@ mod tests {
         [model.audio]
         depths = [2, 2, 2]
         num_attention_heads = [2, 4, 8]
+        spec_augment = { time_drop_width = 24 }
         [augment]
         gain_db = [-8, 4]
-        spec_augment = { time_drop_width = 24 }
         [optim]
         lr = 1e-3
     "#;
@@ -424,7 +420,7 @@ mod tests {
         assert_eq!((config.seed, config.data.batch_size, config.optim.lr), (7, 16, 1e-3));
         assert_eq!(config.optim.betas, [0.9, 0.999]);
         assert_eq!(depths(&config), [2, 2, 2]);
-        let stripes = config.augment.spec_augment.unwrap();
+        let stripes = config.model.audio.as_ref().unwrap().spec_augment().unwrap();
         assert_eq!((stripes.time_drop_width, stripes.freq_drop_width), (24, 8));
         assert_eq!(config.augment.gain_db, Some([-8.0, 4.0]));
     }

@@ -89,7 +89,7 @@ impl Setup {
         config.resolve_paths(Path::new(""))?;
         check_selection(&config.eval.select)?;
         let device = clap_encoders::device(&config.device)?;
-        let matmul_precision = matmul_precision(config.precision, &device)?;
+        let matmul_precision = matmul_precision(config.precision, &device);
         let (train, held_out) = TrainData::open(&config)?;
         let valid = match &config.data.valid {
             Some(path) => Some(open_valid(path, &config)?),
@@ -322,14 +322,10 @@ fn check_front_end(model: &ClapConfig, features: &FeatureConfig) -> Result<()> {
 }
 
 /// What a precision means on a device.
-fn matmul_precision(precision: Precision, device: &Device) -> Result<MatmulPrecision> {
+fn matmul_precision(precision: Precision, device: &Device) -> MatmulPrecision {
     match precision {
-        Precision::Fp32 => Ok(MatmulPrecision::Highest),
-        Precision::AmpBf16 if !device.is_cpu() => {
-            Err(Error::config("precision", "is amp_bf16, which is for the CPU alone so far; use fp32 on this device"))
-        }
-        Precision::AmpBf16 if clap_nn::has_bf16_products() => Ok(MatmulPrecision::Bf16),
-        Precision::AmpBf16 => Ok(MatmulPrecision::Highest),
+        Precision::AmpBf16 if !device.is_cpu() || clap_nn::has_bf16_products() => MatmulPrecision::Bf16,
+        Precision::Fp32 | Precision::AmpBf16 => MatmulPrecision::Highest,
     }
 }
 

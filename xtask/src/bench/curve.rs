@@ -2,7 +2,8 @@
 //!
 //! [`clap_train::Trainer`] trains the recipe of the embedded corpus, without augmentation; after each step of its own
 //! `tests/reference/train_curve.py` takes the same one, from the same weights on the same batch. Neither computes in the other's turn: our
-//! batches are prepared between the steps. Both final models are measured by [`clap_eval`].
+//! batches are prepared between the steps. Both final models are measured by [`clap_eval`]. Last, as a control, ours once more from weights
+//! changed in their last bit: how far two runs part that differ in rounding alone.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use candle_core::{DType, Tensor, Var};
+use clap_encoders::AudioConfig;
 use clap_encoders::checkpoint::{Checkpoint, save_laion};
 use clap_eval::{Outcome, PerQuery, mean_interval};
 use clap_train::collate::Batch;
@@ -35,12 +37,19 @@ struct Turn {
     ours: Step,
     their_loss: f64,
     their_seconds: f64,
+    /// Our loss where the initial weights differed in their last bit.
+    control_loss: f64,
 }
 
 impl Turn {
     /// Distance of the losses by the size of theirs.
     fn difference(&self) -> f64 {
-        (self.ours.loss - self.their_loss).abs() / self.their_loss.abs()
+        relative(self.ours.loss, self.their_loss)
+    }
+
+    /// Distance of ours from ours.
+    fn control(&self) -> f64 {
+        relative(self.control_loss, self.ours.loss)
     }
 
     /// Without what our step waited for its batch, which theirs is given.
@@ -49,13 +58,17 @@ impl Turn {
     }
 }
 
+fn relative(loss: f64, to: f64) -> f64 {
+    (loss - to).abs() / to.abs()
+}
+
 /// Trains both, prints what came out and, where asked, writes it into a document and the picture beside it.
 pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usize) -> anyhow::Result<()> {
     let mut report = Report::new(args.write.as_deref(), "curve")?;
     let mut config = recipe()?;
     let setup = Setup::open(config.clone())?;
     config.schedule.epochs = (args.steps.get() as u64).div_ceil(setup.steps_per_epoch);
-    let trainer = Trainer::new(config, &folder.join("ours"))?;
+    let trainer = Trainer::new(config.clone(), &folder.join("ours"))?;
     export(trainer.setup(), folder, args.steps.get())?;
     place(&mut report, args, (SCRIPT, threads))?;
 
@@ -64,12 +77,13 @@ pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usi
     script.ask(&format!("open {} {total}", folder.display()))?;
     let mut turns = Turns { script, steps: args.steps.get(), taken: Vec::new(), failed: None };
     trainer.run(&mut turns)?;
-    let Turns { mut script, taken, failed, .. } = turns;
+    let Turns { mut script, mut taken, failed, .. } = turns;
     if let Some(error) = failed {
         return Err(error);
     }
     let trained = script.ask("save")?;
     drop(script);
+    control(config, &folder.join("control"), &mut taken)?;
 
     write_steps(&folder.join("steps.csv"), &taken)?;
     let svg = chart(&taken).to_svg();
@@ -95,7 +109,10 @@ pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usi
 /// model has no dropout.
 fn recipe() -> anyhow::Result<TrainConfig> {
     let mut config = TrainConfig::load(&crate::workspace().join(RECIPE))?;
-    config.augment = AugmentConfig { random_crop: false, gain_db: None, spec_augment: None };
+    config.augment = AugmentConfig { random_crop: false, gain_db: None };
+    if let Some(AudioConfig::HtsAt(audio)) = &mut config.model.audio {
+        audio.spec_augment = None;
+    }
     config.device = "cpu".to_owned();
     config.schedule.max_minutes = None;
     config.eval.every = 0;
@@ -152,7 +169,7 @@ impl Turns {
         if (ours.lr - their_rate).abs() > 1e-12 {
             bail!("step {}: the learning rate is {} here and {their_rate} there", ours.step, ours.lr);
         }
-        self.taken.push(Turn { ours, their_loss, their_seconds });
+        self.taken.push(Turn { ours, their_loss, their_seconds, control_loss: f64::NAN });
         std::thread::sleep(PAUSE);
         Ok(())
     }
@@ -170,12 +187,46 @@ impl Observer for Turns {
     }
 }
 
+/// The same run of ours from weights whose last bits are flipped.
+fn control(config: TrainConfig, run: &Path, turns: &mut [Turn]) -> anyhow::Result<()> {
+    let trainer = Trainer::new(config, run)?;
+    for (_, weight) in trainer.setup().vars.iter() {
+        let values: Vec<f32> = weight.flatten_all()?.to_vec1()?;
+        let flipped = values.into_iter().map(|value| f32::from_bits(value.to_bits() ^ 1)).collect();
+        weight.set(&Tensor::from_vec(flipped, weight.dims(), weight.device())?)?;
+    }
+    let mut control = Control { turns, taken: 0 };
+    trainer.run(&mut control)?;
+    Ok(())
+}
+
+struct Control<'a> {
+    turns: &'a mut [Turn],
+    taken: usize,
+}
+
+impl Observer for Control<'_> {
+    fn event(&mut self, event: &Event) {
+        if let Event::Step(step) = event
+            && let Some(turn) = self.turns.get_mut(self.taken)
+        {
+            turn.control_loss = step.loss;
+            self.taken += 1;
+        }
+    }
+
+    fn stop_requested(&mut self) -> bool {
+        self.taken >= self.turns.len()
+    }
+}
+
 fn write_steps(path: &Path, turns: &[Turn]) -> anyhow::Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    writeln!(file, "step,lr,our_loss,their_loss,our_seconds,their_seconds")?;
+    writeln!(file, "step,lr,our_loss,their_loss,control_loss,our_seconds,their_seconds")?;
     for turn in turns {
-        let Turn { ours, their_loss, their_seconds } = turn;
-        writeln!(file, "{},{},{},{their_loss},{},{their_seconds}", ours.step, ours.lr, ours.loss, turn.our_seconds())?;
+        let Turn { ours, their_loss, their_seconds, control_loss } = turn;
+        let (step, lr, loss, seconds) = (ours.step, ours.lr, ours.loss, turn.our_seconds());
+        writeln!(file, "{step},{lr},{loss},{their_loss},{control_loss},{seconds},{their_seconds}")?;
     }
     Ok(file.flush()?)
 }
@@ -193,7 +244,15 @@ fn chart(turns: &[Turn]) -> Chart {
 }
 
 fn losses(report: &mut Report<'_>, turns: &[Turn]) -> anyhow::Result<()> {
-    report.header(&["loss", "ours, last", "theirs, last", "greatest relative difference", "at step", "goal"])?;
+    report.header(&[
+        "loss",
+        "ours, last",
+        "theirs, last",
+        "greatest relative difference",
+        "at step",
+        "goal",
+        "of the control from ours",
+    ])?;
     let mut counts = vec![HEAD.min(turns.len()), turns.len()];
     counts.dedup();
     for count in counts {
@@ -208,6 +267,7 @@ fn losses(report: &mut Report<'_>, turns: &[Turn]) -> anyhow::Result<()> {
             format!("{:.1e}", worst.difference()),
             worst.ours.step.to_string(),
             goal,
+            format!("{:.1e}", turns[..count].iter().map(Turn::control).fold(0.0, f64::max)),
         ])?;
     }
     report.line("")

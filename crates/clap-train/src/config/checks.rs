@@ -86,10 +86,6 @@ impl TrainConfig {
 
     fn validate_model(&self) -> Result<()> {
         let model = &self.model;
-        let stripes = model.audio.as_ref().and_then(|audio| audio.spec_augment());
-        ensure(stripes.is_none() || self.augment.spec_augment.is_none(), "model.audio.spec_augment", || {
-            "would drop stripes a second time beside augment.spec_augment; leave one of the two out".to_owned()
-        })?;
         if model.init.is_some() {
             for (key, given) in [
                 ("model.audio", model.audio.is_some()),
@@ -215,7 +211,6 @@ mod tests {
             (&["data.train="], "data.train"),
             (&["augment.gain_db=[4, -8]"], "augment.gain_db"),
             (&["model.init=folder"], "model.audio"),
-            (&["augment.spec_augment={}", "model.audio.spec_augment={}"], "model.audio.spec_augment"),
             (&["model.init=folder", "model.audio=", "model.init_audio=a.ckpt"], "model.init_audio"),
             (&["model.init=folder", "model.audio=", "model.init_text=bert"], "model.init_text"),
             (&["model.init_text=bert", "model.text.hidden_size=64"], "model.text"),

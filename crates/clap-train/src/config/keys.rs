@@ -67,7 +67,7 @@ pub(crate) fn set(config: &TrainConfig, assignment: &str) -> Result<TrainConfig>
     if lookup(&known, key).is_none() {
         return Err(unknown(key, &known, "the override"));
     }
-    // A table given whole (`augment.spec_augment={…}`) may hold unknown keys of its own.
+    // A table given whole (`model.audio.spec_augment={…}`) may hold unknown keys of its own.
     check(&table, &known, "", "the override")?;
     Value::Table(table)
         .try_into()
@@ -99,7 +99,6 @@ fn known(table: &Table) -> Json {
     config.model.audio = Some(audio);
     config.model.text = Some(TextConfig::default());
     config.lora = Some(LoraConfig::default());
-    config.augment.spec_augment = Some(SpecAugment::default());
     serde_json::to_value(config).expect("a configuration of numbers, strings and tables is JSON")
 }
 
@@ -210,7 +209,7 @@ mod tests {
     #[test]
     fn the_default_knows_its_optional_keys() {
         let known = known(&Table::new());
-        for key in ["optim.grad_clip_norm", "data.valid", "augment.spec_augment.time_stripes", "model.audio.depths"] {
+        for key in ["optim.grad_clip_norm", "data.valid", "model.audio.depths"] {
             assert!(lookup(&known, key).is_some(), "{key}");
         }
         assert!(lookup(&known, "optim.lr.x").is_none());

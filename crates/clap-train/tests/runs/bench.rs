@@ -55,7 +55,7 @@ impl Bench {
             template_probability = 0.5
             [model]
             projection_dim = 16
-            audio = {{ spec_size = 32, num_mel_bins = 16, window_size = 4, depths = [1, 1], num_attention_heads = [1, 2], patch_embeds_hidden_size = 8, hidden_size = 16 }}
+            audio = {{ spec_size = 32, num_mel_bins = 16, window_size = 4, depths = [1, 1], num_attention_heads = [1, 2], patch_embeds_hidden_size = 8, hidden_size = 16, spec_augment = {{ time_drop_width = 8, freq_drop_width = 3 }} }}
             text = {{ hidden_size = 16, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 32, max_position_embeddings = 80 }}
             [features]
             sampling_rate = {RATE}
@@ -67,7 +67,6 @@ impl Bench {
             truncation = "rand_trunc"
             [augment]
             gain_db = [-3, 3]
-            spec_augment = {{ time_drop_width = 8, freq_drop_width = 3 }}
             [optim]
             lr = 5e-3
             [schedule]

@@ -13,6 +13,8 @@ fn a_run_learns_and_leaves_a_model_folder() {
     let (done, record) = bench.train(
         "run",
         &[
+            // One of eight clips more or less is chance; over eight seeds top-1 was 0.5 to 1, on average 0.75.
+            "seed=3",
             "schedule.epochs=50",
             "optim.lr=3e-3",
             "eval.every=10",
