@@ -94,7 +94,8 @@ fn splits_of_the_data_are_used() {
     tones(folder.path(), 6, 2);
     let data = folder.path().display().to_string();
     let dry =
-        xtask(&["train", "--init", &trained().model(), "--data", &data, "--dry-run", "--set", "data.batch_size=4"]);
+        // A run stands for its best checkpoint.
+        xtask(&["train", "--init", &trained().run().display().to_string(), "--data", &data, "--dry-run", "--set", "data.batch_size=4"]);
     assert!(dry.succeeds().stdout.contains("training    24 clips"), "{dry:#?}");
     assert!(dry.stdout.contains("validation  8 clips, split valid"), "{dry:#?}");
 }

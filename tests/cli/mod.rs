@@ -7,6 +7,7 @@ mod caption;
 mod classify;
 mod convert;
 mod dataset;
+mod evaluation;
 mod fine_tune;
 mod program;
 mod run;

@@ -45,12 +45,20 @@ pub(crate) fn xtask<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Ran {
 
 /// As [`xtask`], with something on standard input.
 pub(crate) fn xtask_reading<S: AsRef<std::ffi::OsStr>>(args: &[S], input: impl Into<Stdio>) -> Ran {
-    let out = Command::new(program()).args(args).env("HF_HUB_OFFLINE", "1").stdin(input).output().unwrap();
+    let mut program = Command::new(program());
+    program.args(args).env("HF_HUB_OFFLINE", "1").env("CLAP_EMBEDDINGS", embeddings().path()).stdin(input);
+    let out = program.output().unwrap();
     Ran {
         code: out.status.code(),
         stdout: String::from_utf8(out.stdout).unwrap(),
         stderr: String::from_utf8(out.stderr).unwrap(),
     }
+}
+
+/// Where evaluations of these tests keep their embeddings.
+fn embeddings() -> &'static tempfile::TempDir {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().unwrap())
 }
 
 /// The program, built once in the profile that these tests were built in.

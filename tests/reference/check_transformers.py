@@ -1,8 +1,10 @@
 """Does `transformers` load a model folder of ours, and compute the same embeddings?
 
   cargo xtask embed --model RUN/checkpoints/best --preset hf --long-audio head a.wav b.wav --text "a dog" > ours.jsonl
-  check_transformers.py RUN/checkpoints/best ours.jsonl
+  check_transformers.py RUN/checkpoints/best ours.jsonl [BASE]
 
+With BASE, the model folder that a run with [lora] started from, the model is BASE with RUN/checkpoints/best/adapter as PEFT (0.17.1) loads it;
+what the adapters do not hold (heads, temperatures) is taken from the run.
 Prints keys that are missing or unexpected and the least cosine; exits with 1 unless every cosine is at least 0.99999.
 Sound files have to have the model's sampling rate, so that two resamplers are not compared.
 """
@@ -13,6 +15,18 @@ from transformers import ClapFeatureExtractor, ClapModel, RobertaTokenizerFast
 
 folder, lines = sys.argv[1], [json.loads(line) for line in open(sys.argv[2])]
 model, info = ClapModel.from_pretrained(folder, output_loading_info=True)
+if len(sys.argv) > 3:
+    from peft import PeftModel
+
+    trained = model
+    adapted = PeftModel.from_pretrained(ClapModel.from_pretrained(sys.argv[3]), os.path.join(folder, "adapter"))
+    layers = [name for name, _ in adapted.named_parameters() if ".lora_A." in name]
+    model = adapted.merge_and_unload()
+    ours = trained.state_dict()
+    worst = max(float((weight - ours[name]).abs().max()) for name, weight in model.state_dict().items() if name.endswith(("query.weight", "value.weight")))
+    print(f"{len(layers)} adapters; merged by PEFT, query and value matrices are within {worst:.1e} of the run's")
+    for name in ("audio_projection", "text_projection"):
+        getattr(model, name).load_state_dict(getattr(trained, name).state_dict())
 model.eval()
 print({key: value for key, value in info.items() if value} or "every key found, none left over")
 extract = ClapFeatureExtractor.from_pretrained(folder)

@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Evaluate a model; without arguments, the last run on the embedded validation split
     Eval(Eval),
+    /// Put evaluations and training runs beside each other: Markdown, CSV and one page with pictures and sounds
+    Report(Report),
     /// Print embeddings of sound files and texts, one JSON line each
     Embed(Embed),
     /// Say which labels sound files are likeliest to be of
@@ -149,10 +151,23 @@ pub(crate) struct Eval {
     /// Clips to leave out: the list that `dataset overlap` writes, or a text with one id a line
     #[arg(long, value_name = "FILE")]
     pub(crate) exclude: Option<PathBuf>,
-    /// Prompt for zero-shot classification; {label} is replaced by the class name (default: the benchmark's own, else the
-    /// run's, else "this is a sound of {label}")
+    /// Prompt for zero-shot classification; {label} is replaced by the class name. Repeated, a class is the mean of its prompts (default:
+    /// the benchmark's own, else the run's, else "this is a sound of {label}")
     #[arg(long)]
-    pub(crate) template: Option<String>,
+    pub(crate) template: Vec<String>,
+    /// Embeddings to measure instead of a model: a .safetensors or .jsonl file, or .npy files of clips, captions and classes in the order of
+    /// the data (repeatable; docs/metrics.md)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embeddings: Vec<PathBuf>,
+    /// Folder to write records and embeddings into, for `cargo xtask report`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Folder that keeps the embeddings of clips for the next evaluation (default: $CLAP_EMBEDDINGS, else runs/embeddings)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Embed every clip anew and keep nothing
+    #[arg(long, conflicts_with = "cache")]
+    pub(crate) no_cache: bool,
     /// Print one JSON line per task instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -164,6 +179,19 @@ pub(crate) struct Eval {
     pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) table: Table,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Folders of results (eval --out) and of training runs; differences are to the first model
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Folder to write report.md, report.csv and report.html into (default: runs/report)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Clips of each map that sound, 3 s of each; a hundred take 5 MB or so
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) sounds: usize,
 }
 
 #[derive(Debug, Args)]
@@ -209,7 +237,7 @@ pub(crate) struct Classify {
 }
 
 /// Which model, on which device, and how it listens.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Model {
     /// Model folder, run folder, weight file of LAION's, or hub id such as laion/clap-htsat-unfused or
     /// lukewys/laion_clap/630k-audioset-best.pt (default: the best checkpoint of the last run)
@@ -342,6 +370,8 @@ pub(crate) enum LongAudio {
     Fusion,
     /// One window drawn with --seed
     Random,
+    /// Every window names a class, the one named most often is the answer (eval alone)
+    Vote,
 }
 
 /// How a table of sounds and words is read, and where more words come from. A recipe has keys of the same names under `[data]`.

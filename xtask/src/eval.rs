@@ -1,57 +1,44 @@
-//! `cargo xtask eval`: retrieval and zero-shot classification of a model on a data set.
+//! `cargo xtask eval`: retrieval and zero-shot classification of a model, or of embeddings that any program made, on a data set.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap_audio::FeatureExtractor;
-use clap_data::{DataSet, OpenOptions, WaveCache};
-use clap_eval::{Evaluation, EvaluationConfig, Record};
+use clap_data::{DataSet, OpenOptions, Skipped, WaveCache};
+use clap_eval::{Embedded, EmbeddingFile, Evaluation, EvaluationConfig, Outcome, Record};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
 
-use crate::args;
+use crate::args::{self, LongAudio};
 use crate::exit::{Exit, failure};
-use crate::model::load;
+use crate::model::{Loaded, load};
+use crate::results::Results;
 use crate::table;
+
+mod requirement;
+
+use requirement::Requirement;
 
 /// What is evaluated when nothing else is asked for.
 const DEFAULT_DATA: &str = "datasets/sounds-mini";
 
+/// Names the folder of embeddings where there is no `--cache`.
+const CACHE: &str = "CLAP_EMBEDDINGS";
+
+/// Seed of the draws that intervals are made of.
+pub(crate) const BOOTSTRAP_SEED: u64 = 0;
+
 pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let requirements = args.require.iter().map(|text| Requirement::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
-    let data = Arc::new(open(&args)?);
-    let loaded = load(&args.model)?;
-    let model = &loaded.model;
-
-    let defaults = EvaluationConfig::default();
-    // The prompts of a benchmark are part of it: with those of the run a number could not be compared.
-    let asked = args.template.as_ref();
-    let trained = loaded.run.as_ref();
-    let positions = model.config().text_config.max_tokens();
-    let config = EvaluationConfig {
-        templates: match (asked, trained) {
-            (Some(asked), _) => vec![asked.clone()],
-            (None, Some(run)) if data.templates.is_empty() => vec![run.eval.template.clone()],
-            (None, _) => Vec::new(),
-        },
-        long_audio: args.model.long_audio.map(Into::into),
-        seed: args.model.seed,
-        max_tokens: trained.map_or(defaults.max_tokens, |run| run.data.max_tokens).min(positions),
-        ..EvaluationConfig::default()
+    let evaluated = if args.embeddings.is_empty() {
+        let data = open(&args)?;
+        by_model(&args, &load_to_evaluate(&args.model)?, data)?
+    } else {
+        by_file(&args)?
     };
-    let extractor = FeatureExtractor::new(model.extractor().config().clone(), model.extractor().preset())?;
-    let cache = Arc::new(WaveCache::new(0)); // each clip is heard once
-    let evaluation = Evaluation::new(Arc::clone(&data), cache, Arc::new(extractor), config)?;
-    let bar = ProgressBar::new(data.samples.len() as u64);
-    bar.set_style(
-        ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len} clips  {eta} left")?.progress_chars("━━─"),
-    );
-    let outcome = evaluation
-        .run(model.model(), model.tokenizer(), model.device(), &mut |done, _| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
-
-    let skipped: Vec<_> = data.skipped.iter().chain(&outcome.skipped).collect();
-    for clip in &skipped {
+    let Evaluated { embedded, skipped, model, .. } = &evaluated;
+    for clip in skipped {
         eprintln!("skipped {clip}");
     }
     if !skipped.is_empty() {
@@ -61,30 +48,164 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
         return Err(failure(Exit::Data, "--strict: a data set with bad clips is not evaluated"));
     }
 
+    let outcome = embedded.measure()?;
+    let records = evaluated.records(&outcome);
+    if let Some(folder) = &args.out {
+        Results { records: records.clone(), embedded: embedded.clone() }.save(folder)?;
+        eprintln!("results {}", folder.display());
+    }
     let metrics = outcome.metrics();
     let mut out = std::io::stdout();
     if args.json {
-        for record in [
-            outcome.zero_shot.as_ref().map(|found| Record::zero_shot(&data.name, &loaded.name, &data.split, found)),
-            outcome.multi_label.as_ref().map(|found| Record::multi_label(&data.name, &loaded.name, &data.split, found)),
-            outcome.retrieval.as_ref().map(|found| Record::retrieval(&data.name, &loaded.name, &data.split, found)),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        for record in &records {
             writeln!(out, "{}", record.to_json_line())?;
         }
     } else {
-        eprintln!("model {}\ndata  {}, split {}", loaded.name, data.name, data.split);
-        writeln!(out, "{}", table::metrics(&[("value", &metrics)]))?;
+        eprintln!("model {model}\ndata  {}, split {}", embedded.dataset, embedded.split);
+        writeln!(out, "{}", table::evaluation(&metrics, &outcome.intervals(BOOTSTRAP_SEED)))?;
     }
     let missed: Vec<String> = requirements.iter().filter_map(|required| required.missed(&metrics)).collect();
     if missed.is_empty() { Ok(Exit::Done) } else { Err(failure(Exit::NothingFound, missed.join("; "))) }
 }
 
+/// A split that was embedded, and how.
+pub(crate) struct Evaluated {
+    pub(crate) embedded: Embedded,
+    pub(crate) skipped: Vec<Skipped>,
+    /// The model's name, or the file's.
+    pub(crate) model: String,
+    pub(crate) settings: Map<String, Value>,
+}
+
+impl Evaluated {
+    /// A record of each task.
+    pub(crate) fn records(&self, outcome: &Outcome) -> Vec<Record> {
+        let Embedded { dataset, split, .. } = &self.embedded;
+        let mut records = Record::of(outcome, dataset, split, &self.model, BOOTSTRAP_SEED);
+        for record in &mut records {
+            record.settings.clone_from(&self.settings);
+        }
+        records
+    }
+}
+
+/// Loads a model for an evaluation, in which the windows of a long clip may vote.
+fn load_to_evaluate(args: &args::Model) -> anyhow::Result<Loaded> {
+    let votes = matches!(args.long_audio, Some(LongAudio::Vote));
+    load(&args::Model { long_audio: if votes { Some(LongAudio::Windows) } else { args.long_audio }, ..args.clone() })
+}
+
+/// Embeds a data set by a model, clip by clip but those that the cache has.
+pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> anyhow::Result<Evaluated> {
+    let data = Arc::new(data);
+    let model = &loaded.model;
+    let defaults = EvaluationConfig::default();
+    // The prompts of a benchmark are part of it: with those of the run a number could not be compared.
+    let trained = loaded.run.as_ref();
+    let positions = model.config().text_config.max_tokens();
+    let templates = match (args.template.as_slice(), trained) {
+        ([], Some(run)) if data.templates.is_empty() => vec![run.eval.template.clone()],
+        (asked, _) => asked.to_vec(),
+    };
+    let config = EvaluationConfig {
+        templates: templates.clone(),
+        long_audio: args.model.long_audio.map(Into::into),
+        vote: matches!(args.model.long_audio, Some(LongAudio::Vote)),
+        seed: args.model.seed,
+        max_tokens: trained.map_or(defaults.max_tokens, |run| run.data.max_tokens).min(positions),
+        ..EvaluationConfig::default()
+    };
+    let extractor = FeatureExtractor::new(model.extractor().config().clone(), model.extractor().preset())?;
+    let waves = Arc::new(WaveCache::new(0)); // each clip is heard once
+    let evaluation = Evaluation::new(Arc::clone(&data), waves, Arc::new(extractor), config)?;
+    let cache = match args.no_cache {
+        true => None,
+        false => {
+            let named = args.cache.clone().or_else(|| std::env::var_os(CACHE).map(PathBuf::from));
+            let folder = named.unwrap_or_else(|| crate::runs().join("embeddings"));
+            Some(Arc::new(evaluation.cache(&folder, model.model(), model.device())?))
+        }
+    };
+    let known = cache.as_ref().map_or(0, |cache| cache.len());
+    let bar = ProgressBar::new(data.samples.len() as u64);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len} clips  {eta} left")?.progress_chars("━━─"),
+    );
+    let (embedded, skipped) =
+        evaluation.embed(model.model(), model.tokenizer(), model.device(), cache.as_ref(), &mut |done, _| {
+            bar.set_position(done as u64);
+        })?;
+    bar.finish_and_clear();
+    if let Some(cache) = &cache {
+        let kept = embedded.clips.len().saturating_sub(cache.len() - known);
+        if kept > 0 {
+            eprintln!("{kept} of {} clips were embedded before ({})", embedded.clips.len(), cache.path().display());
+        }
+    }
+    let skipped = data.skipped.iter().cloned().chain(skipped).collect();
+    let preset = serde_json::to_value(model.extractor().preset())?;
+    let used = match (templates.as_slice(), data.templates.as_slice()) {
+        ([], []) => vec![EvaluationConfig::TEMPLATE.to_owned()],
+        ([], own) => own.to_vec(),
+        (asked, _) => asked.to_vec(),
+    };
+    let long_audio = args.model.long_audio.map_or_else(
+        || model.extractor().default_policy().to_string(),
+        |policy| {
+            clap::ValueEnum::to_possible_value(&policy).map_or_else(String::new, |value| value.get_name().to_owned())
+        },
+    );
+    let settings = json!({
+        "data": std::path::absolute(data_path(args))?,
+        "templates": used,
+        "long_audio": long_audio,
+        "preset": preset,
+        "dtype": args.model.dtype,
+        "bootstrap_seed": BOOTSTRAP_SEED,
+    });
+    let Value::Object(settings) = settings else { unreachable!("an object was written") };
+    Ok(Evaluated { embedded, skipped, model: loaded.name.clone(), settings })
+}
+
+/// Takes embeddings from files; the data set gives captions and labels where the file does not.
+fn by_file(args: &args::Eval) -> anyhow::Result<Evaluated> {
+    let file = EmbeddingFile::open(&args.embeddings)?;
+    let model = args.embeddings[0].display().to_string();
+    let settings = Map::from_iter([("bootstrap_seed".to_owned(), BOOTSTRAP_SEED.into())]);
+    let (embedded, skipped) = match file {
+        EmbeddingFile::Split(split) => {
+            if args.data.is_some() {
+                eprintln!("{model} says itself what it is of; --data is not looked at");
+            }
+            (*split, Vec::new())
+        }
+        file if args.data.is_none() => {
+            drop(file);
+            let text = format!("{model} has embeddings alone: give the data set they are of with --data");
+            return Err(failure(Exit::Usage, text));
+        }
+        file => {
+            let data = open(args)?;
+            let templates = match (args.template.as_slice(), data.templates.is_empty()) {
+                ([], true) => vec![EvaluationConfig::TEMPLATE.to_owned()],
+                (asked, _) => asked.to_vec(),
+            };
+            let templates = templates.iter().map(|pattern| clap_data::caption::template(pattern));
+            let (embedded, mut skipped) = file.join(&data, &templates.collect::<Result<Vec<_>, _>>()?)?;
+            skipped.splice(0..0, data.skipped);
+            (embedded, skipped)
+        }
+    };
+    Ok(Evaluated { embedded, skipped, model, settings })
+}
+
+fn data_path(args: &args::Eval) -> PathBuf {
+    args.data.clone().unwrap_or_else(|| crate::workspace().join(DEFAULT_DATA))
+}
+
 /// Opens the data: the split asked for, else a held-out one, else all there is.
 fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
-    let path: PathBuf = args.data.clone().unwrap_or_else(|| crate::workspace().join(DEFAULT_DATA));
+    let path = data_path(args);
     let columns = args.table.open_options();
     let split = match &args.split {
         Some(split) => Some(split.clone()),
@@ -96,37 +217,4 @@ fn open(args: &args::Eval) -> anyhow::Result<DataSet> {
         eprintln!("{}", table::excluded(excluded));
     }
     Ok(data)
-}
-
-/// `--require METRIC=VALUE`.
-struct Requirement {
-    /// Its name in [`clap_eval::Outcome::metrics`].
-    metric: String,
-    at_least: f64,
-}
-
-impl Requirement {
-    /// Classification's names may be written without `zeroshot_`.
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let parsed = text.split_once('=').and_then(|(metric, value)| Some((metric, value.parse::<f64>().ok()?)));
-        let Some((name, at_least)) = parsed.filter(|(_, value)| value.is_finite()) else {
-            return Err(failure(Exit::Usage, format!("--require {text}: write METRIC=VALUE, as in acc1=0.2")));
-        };
-        let known = clap_eval::metric_names();
-        let metric = [name.to_owned(), format!("zeroshot_{name}")].into_iter().find(|name| known.contains(name));
-        let Some(metric) = metric else {
-            let text = format!("--require {text}: there is no metric `{name}`; there are {}", known.join(", "));
-            return Err(failure(Exit::Usage, text));
-        };
-        Ok(Self { metric, at_least })
-    }
-
-    /// What to tell if the metric is below, or was not measured.
-    fn missed(&self, metrics: &clap_train::Metrics) -> Option<String> {
-        match metrics.get(&self.metric) {
-            Some(value) if *value >= self.at_least => None,
-            Some(value) => Some(format!("{} is {value:.4}, below the required {}", self.metric, self.at_least)),
-            None => Some(format!("{} was required and could not be measured on this data", self.metric)),
-        }
-    }
 }

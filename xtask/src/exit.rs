@@ -99,6 +99,7 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(match error {
             Eval::Data(data) => return kind_of(data),
             Eval::Model(model) => return kind_of(model),
+            Eval::Audio(clap_audio::Error::Config { .. }) => Exit::Model,
             Eval::NotFinite { .. } | Eval::ZeroRow { .. } => Exit::Model,
             Eval::UnknownMetric { .. } => Exit::Usage,
             Eval::Tensor(_) => Exit::Device,

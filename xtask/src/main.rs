@@ -25,6 +25,8 @@ mod model;
 mod model_info;
 mod picture;
 mod progress;
+mod report;
+mod results;
 mod splits;
 mod table;
 mod tokenizer;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Watch(args) => watch::run(&args),
         Command::Eval(args) => eval::run(args),
+        Command::Report(args) => report::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Classify(args) => classify::run(&args),
         Command::Info(args) => info::run(&args),

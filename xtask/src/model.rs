@@ -20,6 +20,10 @@ pub(crate) struct Loaded {
 
 /// Loads the model of `args`, by default the best checkpoint of the last run.
 pub(crate) fn load(args: &args::Model) -> anyhow::Result<Loaded> {
+    if matches!(args.long_audio, Some(args::LongAudio::Vote)) {
+        let text = "--long-audio vote is for eval, where the windows of a clip vote for its class; take windows here";
+        return Err(failure(Exit::Usage, text));
+    }
     let name = match &args.model {
         Some(model) => model.clone(),
         None => last_run()?.display().to_string(),
@@ -109,7 +113,7 @@ impl From<args::Preset> for clap_audio::Preset {
 impl From<args::LongAudio> for LongAudio {
     fn from(policy: args::LongAudio) -> Self {
         match policy {
-            args::LongAudio::Windows => Self::Windows { hop_s: None },
+            args::LongAudio::Windows | args::LongAudio::Vote => Self::Windows { hop_s: None },
             args::LongAudio::Head => Self::Head,
             args::LongAudio::Center => Self::Center,
             args::LongAudio::Fusion => Self::Fusion,

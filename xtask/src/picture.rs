@@ -74,6 +74,15 @@ pub(crate) fn png(picture: &Picture<'_>) -> (Vec<u8>, u32, u32) {
     (canvas.png(), size.width, size.height)
 }
 
+/// A square of `side` x `side` pixels, of the colour map's shares row by row, as PNG.
+pub(crate) fn pixels_png(side: usize, shares: &[f32]) -> Vec<u8> {
+    let mut canvas = Canvas::new(Size::new(side as u32, side as u32));
+    for (at, share) in shares.iter().enumerate() {
+        canvas.dot(Point::new((at % side) as i32, (at / side) as i32), Ink::mapped(*share));
+    }
+    canvas.png()
+}
+
 fn draw(picture: &Picture<'_>) -> Canvas {
     let bins = picture.mel.n_mels;
     let usual_height = if picture.panels.len() > 1 { USUAL_HEIGHT_AMONG_OTHERS } else { USUAL_HEIGHT };

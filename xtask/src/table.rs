@@ -1,8 +1,10 @@
 //! Numbers as a person reads them: metrics with chance beside them, labels with their probabilities.
 
+use std::collections::BTreeMap;
+
 use clap_data::Excluded;
 use clap_encoders::Score;
-use clap_eval::HEADLINES;
+use clap_eval::{HEADLINES, Interval};
 use clap_train::Metrics;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -10,17 +12,36 @@ use comfy_table::{CellAlignment, Table};
 /// The first metrics of some evaluations of the same clips, a column each, and what guessing gives.
 pub(crate) fn metrics(columns: &[(&str, &Metrics)]) -> String {
     let Some((_, any)) = columns.first() else { return String::new() };
-    let cell = |metrics: &Metrics, name: &str| match metrics.get(name) {
-        Some(rank) if name.ends_with("_rank") => format!("{rank:.0}"),
-        Some(share) => format!("{share:.3}"),
-        None => String::new(),
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    headlines(any, &names, |name| columns.iter().map(|(_, metrics)| cell(metrics, name)).collect())
+}
+
+/// The first metrics of one evaluation with their 95 % intervals, and what guessing gives.
+pub(crate) fn evaluation(metrics: &Metrics, intervals: &BTreeMap<String, Interval>) -> String {
+    let interval = |name: &str| {
+        let Some(Interval { low, high }) = intervals.get(name) else { return String::new() };
+        format!("{} – {}", number(name, *low), number(name, *high))
     };
+    headlines(metrics, &["value", "95 % interval"], |name| vec![cell(metrics, name), interval(name)])
+}
+
+fn cell(metrics: &Metrics, name: &str) -> String {
+    metrics.get(name).map_or_else(String::new, |value| number(name, *value))
+}
+
+/// A rank, or a share.
+fn number(name: &str, value: f64) -> String {
+    if name.ends_with("_rank") { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+/// A row for each headline that was measured: its label, `cells` of its name, and chance.
+fn headlines(any: &Metrics, columns: &[&str], cells: impl Fn(&str) -> Vec<String>) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
-    table.set_header([&[""], &columns.iter().map(|(name, _)| *name).collect::<Vec<_>>()[..], &["chance"]].concat());
+    table.set_header([&[""], columns, &["chance"]].concat());
     for headline in HEADLINES.iter().filter(|headline| any.contains_key(headline.name)) {
         let mut row = vec![headline.label.to_owned()];
-        row.extend(columns.iter().map(|(_, metrics)| cell(metrics, headline.name)));
+        row.extend(cells(headline.name));
         row.push(headline.chance.map_or_else(String::new, |chance| cell(any, chance)));
         table.add_row(row);
     }

@@ -86,7 +86,7 @@ fn configured(args: &args::Train) -> anyhow::Result<(TrainConfig, PathBuf)> {
     let recipe = args.config.clone().unwrap_or_else(|| crate::workspace().join(default));
     let mut config = TrainConfig::load(&recipe)?;
     if args.init.is_some() {
-        config.model.init.clone_from(&args.init);
+        config.model.init = args.init.as_deref().map(crate::model::model_folder);
     }
     if let Some(data) = &args.data {
         of_data(&mut config, data, args)?;

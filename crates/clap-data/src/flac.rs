@@ -19,8 +19,11 @@ pub(crate) fn to_pcm16(sample: f32) -> i16 {
     (sample * 32768.0).round() as i16
 }
 
-/// The stream; what it decodes to is `to_pcm16` of every sample.
-pub(crate) fn encode(wave: &Waveform) -> Result<Vec<u8>, String> {
+/// A mono sound as FLAC of 16 bits, `round(x * 32768)` of every sample; decoded again before it is handed out.
+///
+/// # Errors
+/// What the encoder has against it.
+pub fn encode_flac(wave: &Waveform) -> Result<Vec<u8>, String> {
     let samples: Vec<i32> = wave.samples.iter().map(|sample| i32::from(to_pcm16(*sample))).collect();
     // A panic of the encoder costs its clip and not the run.
     let bytes = catch_unwind(|| encode_pcm(&samples, wave.sample_rate))
@@ -58,7 +61,7 @@ mod tests {
 
     fn check(pcm: &[i16], sample_rate: u32) {
         let samples = pcm.iter().map(|sample| f32::from(*sample) / 32768.0).collect();
-        let bytes = encode(&Waveform { samples, sample_rate }).unwrap();
+        let bytes = encode_flac(&Waveform { samples, sample_rate }).unwrap();
         let back = decode_bytes("x.flac", &bytes, Channels::Mean).unwrap();
         assert_eq!(back.sample_rate, sample_rate);
         let back: Vec<i16> = back.samples.iter().map(|sample| (sample * 32768.0) as i16).collect();

@@ -66,6 +66,7 @@ pub use columns::Columns;
 pub use debias::{Debias, DebiasCounts};
 pub use error::{Error, Result};
 pub use exclusion::Excluded;
+pub use flac::encode_flac;
 pub use fold::Fold;
 pub use inspect::{Bin, Fault, FaultKind, InspectOptions, Inspection, Level, Repeats, Spread, Summary, inspect};
 pub use keyword_prompt::KeywordPrompt;

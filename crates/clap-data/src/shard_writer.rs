@@ -260,7 +260,7 @@ fn flac(name: &str, bytes: Vec<u8>, sample_rate: Option<u32>) -> std::result::Re
     if is_done && wave.sample_rate == sample_rate {
         return Ok(bytes);
     }
-    flac::encode(&wave.resample(sample_rate).map_err(said)?)
+    flac::encode_flac(&wave.resample(sample_rate).map_err(said)?)
 }
 
 /// A sound as it is, and its extension.

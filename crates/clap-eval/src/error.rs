@@ -1,5 +1,7 @@
 //! What can be wrong with embeddings, captions and labels.
 
+use std::path::{Path, PathBuf};
+
 /// An evaluation that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -137,6 +139,41 @@ pub enum Error {
         first: String,
     },
 
+    /// A file of embeddings that cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Embeddings {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+
+    /// Some texts have an embedding in a file, and some have not.
+    #[error("the embeddings are of {found} of {of} {what} only; the first that is missing: {missing:?}")]
+    MissingText {
+        /// Captions or prompts.
+        what: &'static str,
+        /// Texts with an embedding.
+        found: usize,
+        /// All of them.
+        of: usize,
+        /// The first without.
+        missing: String,
+    },
+
+    /// A file or folder.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// The front end.
+    #[error(transparent)]
+    Audio(#[from] clap_audio::Error),
+
     /// The data set or the prompt.
     #[error(transparent)]
     Data(#[from] clap_data::Error),
@@ -152,3 +189,14 @@ pub enum Error {
 
 /// Result of an evaluation.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn embeddings(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Embeddings { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -6,20 +6,21 @@
 //! average precision.
 //! Training and the runner both evaluate through here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap_audio::{FeatureExtractor, Features, LongAudio};
 use clap_data::caption::{self, Template};
-use clap_data::{DataSet, Loader, LoaderConfig, Sample, Skipped, WaveCache};
+use clap_data::{DataSet, Loader, LoaderConfig, Skipped, WaveCache};
 use clap_encoders::{ClapModel, ClapTokenizer, features_tensor};
 use rand::RngCore;
 
+use crate::embedded::{Embedded, Windows, normalised_means, prompts};
+use crate::embedding_cache::{EmbeddingCache, SoundHash, WindowEmbeds, sound_hash};
 use crate::error::{Error, Result};
-use crate::multi_label::{MultiLabelMetrics, multi_label};
-use crate::retrieval::{RetrievalMetrics, retrieval};
-use crate::zero_shot::{ZeroShotMetrics, zero_shot};
+use crate::outcome::Outcome;
 
 /// Texts of one forward pass.
 const TEXT_BATCH: usize = 128;
@@ -32,6 +33,8 @@ pub struct EvaluationConfig {
     pub templates: Vec<String>,
     /// What is taken of a clip longer than the window; the front end's own policy when `None`.
     pub long_audio: Option<LongAudio>,
+    /// The windows of a long clip vote for its class (slice and vote) instead of being averaged. Retrieval averages them either way.
+    pub vote: bool,
     /// Seed of a policy that draws.
     pub seed: u64,
     /// Longest text in tokens, the special ones included.
@@ -54,6 +57,7 @@ impl Default for EvaluationConfig {
         Self {
             templates: Vec::new(),
             long_audio: None,
+            vote: false,
             seed: 0,
             max_tokens: ClapTokenizer::MAX_TOKENS,
             batch_size: 16,
@@ -71,47 +75,6 @@ pub struct Evaluation {
     extractor: Arc<FeatureExtractor>,
     templates: Vec<Template>,
     config: EvaluationConfig,
-}
-
-/// What was measured, and what was left out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Retrieval, where clips have captions.
-    pub retrieval: Option<RetrievalMetrics>,
-    /// Zero-shot classification, where clips have a label among the classes.
-    pub zero_shot: Option<ZeroShotMetrics>,
-    /// Zero-shot classification, where clips have labels among the classes and may have several.
-    pub multi_label: Option<MultiLabelMetrics>,
-    /// Clips that could not be read, or not be classified.
-    pub skipped: Vec<Skipped>,
-}
-
-impl Outcome {
-    /// All metrics by name; those of classification begin with `zeroshot_`.
-    #[must_use]
-    pub fn metrics(&self) -> BTreeMap<String, f64> {
-        let retrieval = self.retrieval.iter().flat_map(|found| found.to_map());
-        let one = self.zero_shot.iter().flat_map(|found| found.to_map());
-        let several = self.multi_label.iter().flat_map(|found| found.to_map());
-        let zero_shot = one.chain(several).map(|(name, value)| (format!("zeroshot_{name}"), value));
-        retrieval.chain(zero_shot).filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
-    }
-}
-
-/// Every name that [`Outcome::metrics`] can have.
-#[must_use]
-pub fn metric_names() -> Vec<String> {
-    // A perfect evaluation of two labelled clips has them all.
-    let perfect = || -> Result<Outcome> {
-        let two = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
-        Ok(Outcome {
-            retrieval: Some(retrieval(&two, &two, &[0, 1])?),
-            zero_shot: Some(zero_shot(&two, &two, &[0, 1])?),
-            multi_label: Some(multi_label(&two, &two)?),
-            skipped: Vec::new(),
-        })
-    };
-    perfect().expect("two clips, captions and classes can be measured").metrics().into_keys().collect()
 }
 
 impl Evaluation {
@@ -140,6 +103,22 @@ impl Evaluation {
         &self.data
     }
 
+    /// What is taken of a clip longer than the window.
+    fn policy(&self) -> LongAudio {
+        self.config.long_audio.unwrap_or_else(|| self.extractor.default_policy())
+    }
+
+    /// The cache in `folder` of a model's embeddings, by this evaluation's front end and policy for long clips.
+    ///
+    /// # Errors
+    /// As [`EmbeddingCache::open`].
+    pub fn cache(&self, folder: &Path, model: &ClapModel, device: &Device) -> Result<EmbeddingCache> {
+        let policy = self.policy();
+        // Only the policy that is random by name draws.
+        let seed = if matches!(policy, LongAudio::Random) { self.config.seed } else { 0 };
+        EmbeddingCache::open(folder, model, &self.extractor, device, &format!("{policy} {seed}"))
+    }
+
     /// Embeds every clip, caption and class and measures. `progress` is told the number of clips done, and of all.
     ///
     /// # Errors
@@ -151,86 +130,108 @@ impl Evaluation {
         device: &Device,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Outcome> {
-        let Clips { embeddings, kept, mut skipped } = self.embed_clips(model, device, progress)?;
+        let (embedded, skipped) = self.embed(model, tokenizer, device, None, progress)?;
+        Ok(Outcome { skipped, ..embedded.measure()? })
+    }
+
+    /// Embeds every clip, caption and class; the clips that are not in the `cache`, which keeps them. Clips that could not be read, or not be
+    /// classified, come second.
+    ///
+    /// # Errors
+    /// As [`Evaluation::run`], and where the cache cannot be written.
+    pub fn embed(
+        &self,
+        model: &ClapModel,
+        tokenizer: &ClapTokenizer,
+        device: &Device,
+        cache: Option<&Arc<EmbeddingCache>>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(Embedded, Vec<Skipped>)> {
+        let Clips { windows, counts, kept, mut skipped } = self.embed_clips(model, device, cache, progress)?;
+        let audio = normalised_means(&windows, &counts)?;
+        let mut embedded = Embedded::new(&self.data, &kept, audio, &mut skipped);
+        if self.config.vote {
+            embedded.windows = Some(Windows { embeds: windows, counts });
+        }
         let texts = Texts { model, tokenizer, device, max_tokens: self.config.max_tokens };
-        let retrieval = self.retrieval(&embeddings, &kept, &texts)?;
-        let mut outcome = Outcome { retrieval, zero_shot: None, multi_label: None, skipped: Vec::new() };
-        let labelled = self.labelled(&kept, &mut skipped);
-        if !labelled.rows.is_empty() {
-            let Labelled { rows, classes } = labelled;
-            let audio = embeddings.index_select(&Tensor::new(rows, embeddings.device())?, 0)?;
-            let prompts = self.class_embeds(&texts)?;
-            if self.data.multi_label {
-                outcome.multi_label = Some(self.multi_label(&audio, &prompts, &classes)?);
-            } else {
-                let first: Vec<usize> = classes.iter().map(|classes| classes[0]).collect();
-                outcome.zero_shot = Some(zero_shot(&audio, &prompts, &first)?);
+        if !embedded.captions.is_empty() {
+            embedded.text = Some(texts.embed(&embedded.captions)?);
+        }
+        if embedded.is_labelled() {
+            let prompts = prompts(&self.data, &self.templates);
+            let classes =
+                normalised_means(&texts.embed(&prompts)?, &vec![self.templates.len(); self.data.classes.len()])?;
+            embedded.class_embeds = Some(classes);
+        }
+        Ok((embedded, skipped))
+    }
+
+    fn embed_clips(
+        &self,
+        model: &ClapModel,
+        device: &Device,
+        cache: Option<&Arc<EmbeddingCache>>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Clips> {
+        let mut clips = Clips {
+            windows: Tensor::zeros(0, DType::F32, device)?,
+            counts: Vec::new(),
+            kept: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let mut rows = Vec::new();
+        for batch in self.heard(cache.cloned()) {
+            clips.skipped.extend(batch.failed);
+            clips.kept.extend(batch.indices);
+            let (mut windows, mut sources) = (Vec::new(), Vec::new());
+            for heard in batch.items {
+                let fresh = match heard {
+                    Heard::Before(embeds) => Source::Cache(embeds),
+                    Heard::Now(hash, features) => {
+                        let count = features.len();
+                        windows.extend(features);
+                        Source::Model(hash, count)
+                    }
+                };
+                sources.push(fresh);
             }
-        } else if outcome.retrieval.is_none() {
-            return Err(Error::Empty { what: "caption or known label" });
-        }
-        outcome.skipped = skipped;
-        Ok(outcome)
-    }
-
-    fn retrieval(&self, audio: &Tensor, kept: &[usize], texts: &Texts<'_>) -> Result<Option<RetrievalMetrics>> {
-        let (mut captions, mut caption_of) = (Vec::new(), Vec::new());
-        for (row, &index) in kept.iter().enumerate() {
-            let own = &self.data.samples[index].captions;
-            captions.extend(own.iter().map(String::as_str));
-            caption_of.extend(own.iter().map(|_| row));
-        }
-        if captions.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(retrieval(audio, &texts.embed(&captions)?, &caption_of)?))
-    }
-
-    /// The clips with labels among the classes; those whose labels are none of them are skipped.
-    fn labelled(&self, kept: &[usize], skipped: &mut Vec<Skipped>) -> Labelled {
-        let class_of: HashMap<&str, usize> =
-            self.data.classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
-        let mut labelled = Labelled { rows: Vec::new(), classes: Vec::new() };
-        for (row, &index) in kept.iter().enumerate() {
-            let Sample { id, labels, .. } = &self.data.samples[index];
-            let classes: Vec<usize> = labels.iter().filter_map(|label| class_of.get(label.as_str()).copied()).collect();
-            if !classes.is_empty() {
-                labelled.rows.push(row as u32);
-                labelled.classes.push(classes);
-            } else if !labels.is_empty() {
-                skipped.push(Skipped {
-                    what: id.clone(),
-                    reason: format!("its label `{}` is no class of classes.json; not classified", labels.join("`, `")),
-                });
+            let fresh = self.embed_windows(model, device, &windows)?;
+            let mut first = 0;
+            for source in sources {
+                let of_clip = match source {
+                    Source::Cache(embeds) => {
+                        let count = embeds.values.len() / embeds.width;
+                        Tensor::from_slice(&embeds.values, (count, embeds.width), device)?
+                    }
+                    Source::Model(hash, count) => {
+                        let fresh = fresh.as_ref().ok_or(Error::Empty { what: "window of a clip" })?;
+                        let of_clip = fresh.narrow(0, first, count)?;
+                        first += count;
+                        if let (Some(cache), Some(hash)) = (cache, hash) {
+                            let values = of_clip.flatten_all()?.to_vec1::<f32>()?;
+                            cache.put(hash, WindowEmbeds { width: of_clip.dim(1)?, values })?;
+                        }
+                        of_clip
+                    }
+                };
+                clips.counts.push(of_clip.dim(0)?);
+                rows.push(of_clip);
             }
+            progress(clips.kept.len() + clips.skipped.len(), self.data.samples.len());
         }
-        labelled
-    }
-
-    /// Embeddings `(classes, D)` of the classes.
-    fn class_embeds(&self, texts: &Texts<'_>) -> Result<Tensor> {
-        let phrases = self.data.classes.iter().map(|class| self.data.phrase(class));
-        let prompts: Vec<String> =
-            phrases.flat_map(|phrase| self.templates.iter().map(move |template| template.fill(&phrase))).collect();
-        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        normalised_means(&texts.embed(&prompts)?, &vec![self.templates.len(); self.data.classes.len()])
-    }
-
-    fn multi_label(&self, audio: &Tensor, prompts: &Tensor, classes: &[Vec<usize>]) -> Result<MultiLabelMetrics> {
-        let scores = audio.to_dtype(DType::F32)?.matmul(&prompts.to_dtype(DType::F32)?.t()?)?; // (clips, classes)
-        let (clips, width) = scores.dims2()?;
-        let mut labels = vec![0f32; clips * width];
-        for (clip, classes) in classes.iter().enumerate() {
-            for class in classes {
-                labels[clip * width + class] = 1.0;
-            }
+        if rows.is_empty() {
+            return Err(match clips.skipped.first() {
+                Some(first) => Error::Unreadable { clips: clips.skipped.len(), first: first.to_string() },
+                None => Error::Empty { what: "clip" },
+            });
         }
-        multi_label(&scores, &Tensor::from_vec(labels, (clips, width), &Device::Cpu)?)
+        clips.windows = Tensor::cat(&rows, 0)?;
+        Ok(clips)
     }
 
-    fn embed_clips(&self, model: &ClapModel, device: &Device, progress: &mut dyn FnMut(usize, usize)) -> Result<Clips> {
-        let (cache, extractor) = (Arc::clone(&self.cache), Arc::clone(&self.extractor));
-        let policy = self.config.long_audio.unwrap_or_else(|| extractor.default_policy());
+    /// The clips as they are read, one after another: their log-mels, or where the cache has them their embeddings.
+    fn heard(&self, cache: Option<Arc<EmbeddingCache>>) -> Loader<Heard> {
+        let (waves, extractor, policy) = (Arc::clone(&self.cache), Arc::clone(&self.extractor), self.policy());
         let loader = LoaderConfig {
             batch_size: self.config.batch_size.max(1),
             workers: self.config.workers,
@@ -238,49 +239,55 @@ impl Evaluation {
             seed: self.config.seed,
             ..LoaderConfig::default()
         };
-        let loader = Loader::new(Arc::clone(&self.data), loader, move |sample, rng| {
-            let wave = cache.load(&sample.audio, extractor.config().sampling_rate)?;
+        Loader::new(Arc::clone(&self.data), loader, move |sample, rng| -> clap_audio::Result<Heard> {
+            let mut hash = None;
+            if let Some(cache) = &cache {
+                let unreadable =
+                    |source| clap_audio::Error::Unreadable { path: PathBuf::from(sample.audio.name()), source };
+                let of_sound = sound_hash(&sample.audio.bytes().map_err(unreadable)?);
+                if let Some(embeds) = cache.get(&of_sound) {
+                    return Ok(Heard::Before(embeds));
+                }
+                hash = Some(of_sound);
+            }
+            let wave = waves.load(&sample.audio, extractor.config().sampling_rate)?;
             // Only the policy that is random by name draws; fusion keeps to the middle of each third.
             let draws = matches!(policy, LongAudio::Random).then_some(rng as &mut dyn RngCore);
-            extractor.extract(&wave, policy, draws)
-        });
-        let (mut embeddings, mut kept, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-        for batch in loader {
-            skipped.extend(batch.failed);
-            let windows_of: Vec<usize> = batch.items.iter().map(Vec::len).collect();
-            let windows: Vec<Features> = batch.items.into_iter().flatten().collect();
-            kept.extend(batch.indices);
-            let mut rows = Vec::new();
-            for windows in windows.chunks(self.config.batch_size.max(1)) {
-                let (features, is_longer) = features_tensor(windows, device)?;
-                rows.push(model.get_audio_features(&features, &is_longer)?);
-            }
-            if !rows.is_empty() {
-                embeddings.push(normalised_means(&Tensor::cat(&rows, 0)?, &windows_of)?);
-            }
-            progress(kept.len() + skipped.len(), self.data.samples.len());
+            Ok(Heard::Now(hash, extractor.extract(&wave, policy, draws)?))
+        })
+    }
+
+    /// Embeddings `(W, D)` in `f32` of windows, a batch at a time; `None` without windows.
+    fn embed_windows(&self, model: &ClapModel, device: &Device, windows: &[Features]) -> Result<Option<Tensor>> {
+        let mut rows = Vec::new();
+        for windows in windows.chunks(self.config.batch_size.max(1)) {
+            let (features, is_longer) = features_tensor(windows, device)?;
+            rows.push(model.get_audio_features(&features, &is_longer)?.to_dtype(DType::F32)?);
         }
-        if embeddings.is_empty() {
-            return Err(match skipped.first() {
-                Some(first) => Error::Unreadable { clips: skipped.len(), first: first.to_string() },
-                None => Error::Empty { what: "clip" },
-            });
-        }
-        Ok(Clips { embeddings: Tensor::cat(&embeddings, 0)?, kept, skipped })
+        Ok(if rows.is_empty() { None } else { Some(Tensor::cat(&rows, 0)?) })
     }
 }
 
-/// The clips that can be classified.
-struct Labelled {
-    /// Their rows among the embeddings.
-    rows: Vec<u32>,
-    /// The classes of each, in the order of its labels.
-    classes: Vec<Vec<usize>>,
+/// What the loader makes of a clip.
+enum Heard {
+    /// Known from an evaluation before.
+    Before(Arc<WindowEmbeds>),
+    /// Its hash, where it is to be kept, and its windows.
+    Now(Option<SoundHash>, Vec<Features>),
 }
 
-/// Embeddings `(N, D)` of the clips that could be read, their indices, and those that could not.
+/// Where the embeddings of a clip's windows come from.
+enum Source {
+    Cache(Arc<WindowEmbeds>),
+    /// The next so many rows of the model's.
+    Model(Option<SoundHash>, usize),
+}
+
+/// The clips that could be read, and those that could not.
 struct Clips {
-    embeddings: Tensor,
+    /// Embeddings of their windows `(W, D)`, and how many each clip has.
+    windows: Tensor,
+    counts: Vec<usize>,
     kept: Vec<usize>,
     skipped: Vec<Skipped>,
 }
@@ -294,15 +301,15 @@ struct Texts<'a> {
 }
 
 impl Texts<'_> {
-    /// Embeddings `(M, D)`; equal texts are embedded once.
-    fn embed(&self, texts: &[&str]) -> Result<Tensor> {
+    /// Embeddings `(M, D)` in `f32`; equal texts are embedded once.
+    fn embed(&self, texts: &[String]) -> Result<Tensor> {
         let mut row_of: HashMap<&str, u32> = HashMap::new();
         let mut unique = Vec::new();
         let rows: Vec<u32> = texts
             .iter()
-            .map(|&text| {
+            .map(|text| {
                 *row_of.entry(text).or_insert_with(|| {
-                    unique.push(text);
+                    unique.push(text.as_str());
                     unique.len() as u32 - 1
                 })
             })
@@ -311,40 +318,9 @@ impl Texts<'_> {
         for texts in unique.chunks(TEXT_BATCH) {
             let (ids, mask) = self.tokenizer.encode(texts, self.max_tokens)?;
             let (ids, mask) = (ids.to_device(self.device)?, mask.to_device(self.device)?);
-            embeddings.push(self.model.get_text_features(&ids, &mask)?);
+            embeddings.push(self.model.get_text_features(&ids, &mask)?.to_dtype(DType::F32)?);
         }
         let embeddings = Tensor::cat(&embeddings, 0)?;
         Ok(embeddings.index_select(&Tensor::new(rows, embeddings.device())?, 0)?)
-    }
-}
-
-/// Normalised means of consecutive rows: `counts[i]` rows, the windows of a clip or the prompts of a class, make row `i`.
-fn normalised_means(rows: &Tensor, counts: &[usize]) -> Result<Tensor> {
-    if counts.iter().all(|&n| n == 1) {
-        return Ok(rows.clone());
-    }
-    let mut means = Vec::with_capacity(counts.len());
-    let mut start = 0;
-    for &n in counts {
-        means.push(rows.narrow(0, start, n)?.mean_keepdim(0)?);
-        start += n;
-    }
-    let means = Tensor::cat(&means, 0)?; // (counts, D)
-    let norms = means.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
-    Ok(means.broadcast_div(&norms)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_averaged_per_clip() {
-        let rows = Tensor::new(&[[1f32, 0.0], [0.0, 1.0], [0.6, 0.8]], &Device::Cpu).unwrap();
-        let clips = normalised_means(&rows, &[2, 1]).unwrap().to_vec2::<f32>().unwrap();
-        let half = 0.5f32.sqrt();
-        for (found, expected) in clips.concat().iter().zip([half, half, 0.6, 0.8]) {
-            assert!((found - expected).abs() < 1e-6, "{clips:?}");
-        }
     }
 }

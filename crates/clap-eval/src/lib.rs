@@ -18,26 +18,39 @@
 //! ```
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
+mod bootstrap;
+mod embedded;
+mod embedding_cache;
+mod embedding_file;
 mod error;
 mod evaluation;
 mod headline;
-mod interval;
 mod loss;
 mod multi_label;
+mod outcome;
+mod pair_ranks;
 mod ranks;
 mod record;
 mod retrieval;
 mod similarity;
+mod statistic;
+mod tsne;
 mod zero_shot;
 
+pub use bootstrap::{Difference, Interval, compare, intervals};
+pub use embedded::{Embedded, Windows};
+pub use embedding_cache::EmbeddingCache;
+pub use embedding_file::EmbeddingFile;
 pub use error::{Error, Result};
-pub use evaluation::{Evaluation, EvaluationConfig, Outcome, metric_names};
+pub use evaluation::{Evaluation, EvaluationConfig};
 pub use headline::{HEADLINES, Headline};
-pub use interval::mean_interval;
 pub use loss::contrastive_loss;
 pub use multi_label::{MultiLabelMetrics, average_precision, multi_label, roc_auc};
+pub use outcome::{Outcome, metric_names};
 pub use ranks::{Ranks, Targets, ranks, ranks_in_blocks};
 pub use record::{Record, Task};
-pub use retrieval::{Direction, PerQuery, RetrievalMetrics, retrieval};
+pub use retrieval::{Direction, RetrievalMetrics, retrieval};
 pub use similarity::unit_rows;
-pub use zero_shot::{ClassRecall, ZeroShotMetrics, zero_shot};
+pub use statistic::Statistic;
+pub use tsne::tsne;
+pub use zero_shot::{ClassRecall, ZeroShotMetrics, zero_shot, zero_shot_by_votes};

@@ -4,9 +4,11 @@
 //! `sklearn.metrics.average_precision_score` and `roc_auc_score` with `average=None`, then the mean.
 
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::statistic::{Place, Statistic, places, precision, roc_area};
 use crate::zero_shot::first_greatest;
 
 /// Metrics over all classes.
@@ -26,9 +28,26 @@ pub struct MultiLabelMetrics {
     pub chance_map: f64,
     /// Number of clips.
     pub n: usize,
+    /// Each class's clips in the order of their scores.
+    places: Vec<Vec<Place>>,
+    /// Whether each clip's greatest score is for its (first) label.
+    right: Vec<bool>,
 }
 
 impl MultiLabelMetrics {
+    /// `map`, `mauc` and `acc` as functions of the clips.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<(String, Statistic)> {
+        let right = self.right.iter().enumerate().map(|(clip, &right)| (clip, f64::from(u8::from(right))));
+        [
+            ("map", Statistic::mean_average_precision(self.n, self.places.clone())),
+            ("mauc", Statistic::mean_roc_auc(self.n, self.places.clone())),
+            ("acc", Statistic::mean(self.n, right)),
+        ]
+        .map(|(name, statistic)| (name.to_owned(), statistic))
+        .into()
+    }
+
     /// The metrics by name: `map`, `mauc` where it is defined, `acc`, `chance_map`, `num_samples`, `num_classes`,
     /// `num_classes_present`.
     #[must_use]
@@ -82,23 +101,29 @@ pub fn multi_label(scores: &Tensor, labels: &Tensor) -> Result<MultiLabelMetrics
         let of_class = |i: usize| (scores[i][class], labels[i][class] > 0.5);
         (0..clips).map(of_class).unzip()
     };
-    let (ap_per_class, auc_per_class): (Vec<_>, Vec<_>) = (0..classes)
+    let places: Vec<Vec<Place>> = (0..classes)
+        .into_par_iter()
         .map(|class| {
             let (scores, labels) = column(class);
-            (average_precision(&scores, &labels), roc_auc(&scores, &labels))
+            places(&scores, &labels)
         })
-        .unzip();
+        .collect();
+    let once = vec![1; clips];
+    let ap_per_class: Vec<Option<f64>> = places.iter().map(|places| precision(places, &once)).collect();
+    let auc_per_class: Vec<Option<f64>> = places.iter().map(|places| roc_area(places, &once)).collect();
     let share = |class: usize| labels.iter().filter(|row| row[class] > 0.5).count() as f64 / clips as f64;
     let shares: Vec<Option<f64>> = (0..classes).map(|class| Some(share(class)).filter(|share| *share > 0.0)).collect();
-    let correct = scores.iter().zip(&labels).filter(|(s, l)| first_greatest(s) == first_greatest(l)).count();
+    let right: Vec<bool> = scores.iter().zip(&labels).map(|(s, l)| first_greatest(s) == first_greatest(l)).collect();
     Ok(MultiLabelMetrics {
         map: mean_of_defined(&ap_per_class).ok_or(Error::Empty { what: "labelled clips" })?,
         mauc: mean_of_defined(&auc_per_class),
-        acc: correct as f64 / clips as f64,
+        acc: right.iter().filter(|right| **right).count() as f64 / clips as f64,
         ap_per_class,
         auc_per_class,
         chance_map: mean_of_defined(&shares).unwrap_or_default(),
         n: clips,
+        places,
+        right,
     })
 }
 
@@ -107,60 +132,18 @@ fn mean_of_defined(values: &[Option<f64>]) -> Option<f64> {
     (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
 }
 
-/// Counts of right and wrong clips at or above each distinct score, from the greatest down.
-fn counts_by_threshold(scores: &[f32], labels: &[bool]) -> Vec<(usize, usize)> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&i, &j| scores[j].total_cmp(&scores[i]));
-    let mut counts: Vec<(usize, usize)> = Vec::new();
-    let (mut right, mut wrong) = (0, 0);
-    for (n, &i) in order.iter().enumerate() {
-        if labels[i] {
-            right += 1
-        } else {
-            wrong += 1
-        }
-        // Clips of equal score pass a threshold together.
-        if order.get(n + 1).is_none_or(|&next| scores[next] != scores[i]) {
-            counts.push((right, wrong));
-        }
-    }
-    counts
-}
-
 /// Area under the precision-recall steps, `Σ (R_n − R_{n−1}) P_n` over distinct scores: scikit-learn's
 /// `average_precision_score`. `None` without a right clip.
 #[must_use]
 pub fn average_precision(scores: &[f32], labels: &[bool]) -> Option<f64> {
-    let counts = counts_by_threshold(scores, labels);
-    let positives = counts.last().map_or(0, |&(right, _)| right);
-    if positives == 0 {
-        return None;
-    }
-    let mut before = 0;
-    let mut sum = 0.0;
-    for (right, wrong) in counts {
-        sum += (right - before) as f64 / positives as f64 * (right as f64 / (right + wrong) as f64);
-        before = right;
-    }
-    Some(sum)
+    precision(&places(scores, labels), &vec![1; scores.len()])
 }
 
 /// Chance that a right clip scores above a wrong one, equal scores counting half: scikit-learn's `roc_auc_score`.
 /// `None` where all clips are right or all wrong.
 #[must_use]
 pub fn roc_auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
-    let counts = counts_by_threshold(scores, labels);
-    let &(positives, negatives) = counts.last()?;
-    if positives == 0 || negatives == 0 {
-        return None;
-    }
-    let mut previous = (0, 0);
-    let mut twice_area = 0;
-    for (right, wrong) in counts {
-        twice_area += (wrong - previous.1) * (right + previous.0); // a trapezoid
-        previous = (right, wrong);
-    }
-    Some(twice_area as f64 / 2.0 / (positives as f64 * negatives as f64))
+    roc_area(&places(scores, labels), &vec![1; scores.len()])
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::pair_ranks::above_and_not_below;
 use crate::similarity::{Embeddings, rows_per_block};
 
 /// The right answers of each query, as indices of candidates; a query may have any number of them.
@@ -79,6 +80,12 @@ pub struct Ranks {
 }
 
 impl Ranks {
+    /// Ranks in the order of the targets.
+    pub(crate) fn new(targets: &Targets, ranks: Vec<usize>, candidates: usize, tied: usize) -> Self {
+        debug_assert_eq!(ranks.len(), targets.items.len());
+        Self { offsets: targets.offsets.clone(), ranks, candidates, tied }
+    }
+
     /// Number of queries.
     #[must_use]
     pub fn queries(&self) -> usize {
@@ -98,7 +105,7 @@ impl Ranks {
     }
 
     /// Ranks of every query's right answers, query by query.
-    pub fn iter(&self) -> impl Iterator<Item = &[usize]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[usize]> + Clone {
         self.offsets.windows(2).map(|w| &self.ranks[w[0]..w[1]])
     }
 
@@ -131,12 +138,7 @@ pub fn ranks_in_blocks(queries: &Tensor, candidates: &Tensor, targets: &Targets,
     checked_ranks(&queries, &candidates, targets, rows)
 }
 
-pub(crate) fn checked_ranks(
-    queries: &Embeddings,
-    candidates: &Embeddings,
-    targets: &Targets,
-    rows: usize,
-) -> Result<Ranks> {
+fn checked_ranks(queries: &Embeddings, candidates: &Embeddings, targets: &Targets, rows: usize) -> Result<Ranks> {
     if targets.queries() != queries.rows {
         return Err(Error::CountMismatch {
             left: "lists of targets",
@@ -164,7 +166,7 @@ pub(crate) fn checked_ranks(
         }
         Ok(())
     })?;
-    Ok(Ranks { offsets: targets.offsets.clone(), ranks, candidates: candidates.rows, tied })
+    Ok(Ranks::new(targets, ranks, candidates.rows, tied))
 }
 
 /// Where one candidate stands in a row of scores.
@@ -179,9 +181,8 @@ pub(crate) struct Place {
 pub(crate) fn places(row: &[f32], targets: &[usize]) -> Vec<Place> {
     let place = |&target: &usize| {
         let score = row[target];
-        // One pass that vectorises; equal scores are rare and cost another.
-        let (above, not_below) =
-            row.iter().fold((0u32, 0u32), |(a, n), &s| (a + u32::from(s > score), n + u32::from(s >= score)));
+        // Equal scores are rare and cost another pass.
+        let (above, not_below) = above_and_not_below(row, score);
         let mut place = Place { rank: above as usize, tied: false };
         if not_below > above + 1 {
             place.rank += row[..target].iter().filter(|&&s| s == score).count();

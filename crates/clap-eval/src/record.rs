@@ -1,17 +1,18 @@
 //! One evaluation as one line of JSON, in the shape of CLIP_benchmark's results.
 //!
-//! `{"dataset": …, "model": …, "split": …, "task": "zeroshot_retrieval", "metrics": {"text_to_audio_R@1": …}}`
+//! `{"dataset": …, "model": …, "split": …, "task": "zeroshot_retrieval", "metrics": {"text_to_audio_R@1": …}, "intervals": {…}}`
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::multi_label::MultiLabelMetrics;
-use crate::retrieval::{RetrievalMetrics, number};
-use crate::zero_shot::ZeroShotMetrics;
+use crate::outcome::Outcome;
+use crate::retrieval::number;
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Task {
     /// A class is a text, the nearest one is the answer.
     #[serde(rename = "zeroshot_classification")]
@@ -19,6 +20,25 @@ pub enum Task {
     /// Captions find clips and clips captions.
     #[serde(rename = "zeroshot_retrieval")]
     Retrieval,
+    /// A layer on the audio tower's embeddings was trained to classify; the tower was not.
+    #[serde(rename = "linear_probe")]
+    Probe,
+    /// The audio tower was trained with it.
+    #[serde(rename = "finetune")]
+    FineTune,
+}
+
+impl Task {
+    /// Its name in a record.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "zeroshot_classification",
+            Self::Retrieval => "zeroshot_retrieval",
+            Self::Probe => "linear_probe",
+            Self::FineTune => "finetune",
+        }
+    }
 }
 
 /// The result of one model on one split of one data set.
@@ -34,29 +54,40 @@ pub struct Record {
     pub task: Task,
     /// Metrics by name (`docs/metrics.md`).
     pub metrics: Map<String, Value>,
+    /// 95 % intervals of metrics, by name: their lower and upper ends.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub intervals: BTreeMap<String, [f64; 2]>,
+    /// How it was measured: prompts, long clips, front end and the like.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
 }
 
 impl Record {
-    /// Record of a retrieval.
+    /// A record of each task of an outcome, with intervals by the bootstrap of this seed.
     #[must_use]
-    pub fn retrieval(dataset: &str, model: &str, split: &str, metrics: &RetrievalMetrics) -> Self {
-        Self::new(dataset, model, split, Task::Retrieval, metrics.to_map())
-    }
-
-    /// Record of a classification.
-    #[must_use]
-    pub fn zero_shot(dataset: &str, model: &str, split: &str, metrics: &ZeroShotMetrics) -> Self {
-        Self::new(dataset, model, split, Task::Classification, metrics.to_map())
-    }
-
-    /// Record of a classification of clips with several labels each.
-    #[must_use]
-    pub fn multi_label(dataset: &str, model: &str, split: &str, metrics: &MultiLabelMetrics) -> Self {
-        Self::new(dataset, model, split, Task::Classification, metrics.to_map())
-    }
-
-    fn new(dataset: &str, model: &str, split: &str, task: Task, metrics: Map<String, Value>) -> Self {
-        Self { dataset: dataset.to_owned(), model: model.to_owned(), split: split.to_owned(), task, metrics }
+    pub fn of(outcome: &Outcome, dataset: &str, split: &str, model: &str, seed: u64) -> Vec<Self> {
+        let intervals = outcome.intervals(seed);
+        let record = |task: Task, metrics: Map<String, Value>| {
+            let prefix = if task == Task::Retrieval { "" } else { "zeroshot_" };
+            let interval = |name: &String| Some((name.clone(), intervals.get(&format!("{prefix}{name}"))?));
+            Self {
+                dataset: dataset.to_owned(),
+                model: model.to_owned(),
+                split: split.to_owned(),
+                task,
+                intervals: metrics
+                    .keys()
+                    .filter_map(interval)
+                    .map(|(name, ends)| (name, [ends.low, ends.high]))
+                    .collect(),
+                metrics,
+                settings: Map::new(),
+            }
+        };
+        let one = outcome.zero_shot.iter().map(|found| (Task::Classification, found.to_map()));
+        let several = outcome.multi_label.iter().map(|found| (Task::Classification, found.to_map()));
+        let retrieval = outcome.retrieval.iter().map(|found| (Task::Retrieval, found.to_map()));
+        one.chain(several).chain(retrieval).map(|(task, metrics)| record(task, metrics)).collect()
     }
 
     /// One metric by name.
@@ -87,43 +118,41 @@ mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
 
-    fn eye() -> Tensor {
-        Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap()
+    fn records() -> Vec<Record> {
+        let eye = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
+        let outcome = Outcome {
+            retrieval: Some(crate::retrieval(&eye, &eye, &[1, 0]).unwrap()),
+            zero_shot: Some(crate::zero_shot(&eye, &eye, &[0, 1]).unwrap()),
+            ..Outcome::default()
+        };
+        Record::of(&outcome, "a \"quoted\" set", "valid", "runs/a", 0)
     }
 
     #[test]
     fn shape_is_that_of_clip_benchmark() {
-        let metrics = crate::zero_shot(&eye(), &eye(), &[0, 1]).unwrap();
-        let line = Record::zero_shot("esc50", "runs/a", "valid", &metrics).to_json_line();
-        let start = r#"{"dataset":"esc50","model":"runs/a","split":"valid","task":"zeroshot_classification","metrics":{"acc1":1.0,"acc5":1.0,"#;
+        let [classification, retrieval] = &records()[..] else { panic!("two tasks") };
+        let line = classification.to_json_line();
+        let start = r#"{"dataset":"a \"quoted\" set","model":"runs/a","split":"valid","task":"zeroshot_classification","metrics":{"acc1":1.0,"acc5":1.0,"#;
         assert!(line.starts_with(start), "{line}");
-        for key in ["mean_per_class_recall", "chance_acc1"] {
-            assert!(line.contains(&format!("\"{key}\":")), "{line}");
-        }
         assert!(!line.contains('\n'));
-    }
-
-    #[test]
-    fn retrieval_carries_every_name() {
-        let metrics = crate::retrieval(&eye(), &eye(), &[0, 1]).unwrap();
-        let record = Record::retrieval("sounds", "m", "valid", &metrics);
+        assert_eq!(classification.intervals["acc1"], [1.0, 1.0]);
+        assert_eq!(retrieval.intervals["text_to_audio_R@1"], [0.0, 0.0]);
         for direction in ["text_to_audio", "audio_to_text"] {
             for metric in ["R@1", "R@5", "R@10", "mAP@10", "median_rank", "mean_rank"] {
-                record.get(&format!("{direction}_{metric}")).unwrap();
+                retrieval.get(&format!("{direction}_{metric}")).unwrap();
             }
         }
-        for k in [1, 5, 10] {
-            record.get(&format!("chance_R@{k}")).unwrap();
-        }
-        assert!(record.to_json_line().contains(r#""task":"zeroshot_retrieval""#));
-        assert!(record.get("chance_R@2").is_err());
+        assert!(retrieval.get("chance_R@2").is_err());
+        assert!(retrieval.intervals.keys().all(|name| retrieval.metrics.contains_key(name)));
     }
 
     #[test]
-    fn line_reads_back() {
-        let metrics = crate::retrieval(&eye(), &eye(), &[1, 0]).unwrap();
-        let record = Record::retrieval("a \"quoted\" set", "m", "valid", &metrics);
-        assert_eq!(Record::from_json_line(&record.to_json_line()).unwrap(), record);
+    fn a_line_reads_back() {
+        for record in records() {
+            let line = record.to_json_line();
+            assert_eq!(Record::from_json_line(&line).unwrap(), record);
+            assert!(line.contains(&format!("\"task\":\"{}\"", record.task.name())));
+        }
         assert!(Record::from_json_line("{}").unwrap_err().to_string().contains("not a record"));
     }
 }

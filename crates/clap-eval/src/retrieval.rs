@@ -7,8 +7,10 @@ use candle_core::Tensor;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::ranks::{Ranks, Targets, checked_ranks};
-use crate::similarity::{Embeddings, rows_per_block};
+use crate::pair_ranks::pair_ranks;
+use crate::ranks::Ranks;
+use crate::similarity::Embeddings;
+use crate::statistic::Statistic;
 
 /// Depth of the mean average precision.
 const DEPTH: usize = 10;
@@ -84,27 +86,30 @@ impl Direction {
     }
 }
 
-/// What each query with a right answer adds to the metrics of a [`Direction`], which are the means of these numbers.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PerQuery {
-    /// Metric names and the queries' numbers: R@1, R@5, R@10 and mAP@10.
-    pub metrics: [(&'static str, Vec<f64>); 4],
-}
-
-impl PerQuery {
-    /// From the ranks of a direction.
-    #[must_use]
-    pub fn from_ranks(ranks: &Ranks) -> Self {
-        let lists: Vec<&[usize]> = ranks.iter().filter(|list| !list.is_empty()).collect();
-        let found = |k: usize| lists.iter().map(|list| f64::from(u8::from(list.iter().any(|&r| r < k)))).collect();
-        let precision = |list: &&[usize]| {
-            let mut sorted = list.to_vec();
-            sorted.sort_unstable();
-            average_precision_at_depth(&sorted)
-        };
-        let precisions = lists.iter().map(precision).collect();
-        Self { metrics: [("R@1", found(1)), ("R@5", found(5)), ("R@10", found(10)), ("mAP@10", precisions)] }
-    }
+/// The metrics of one direction, from the clip that each query belongs to and the ranks of its right answers.
+fn statistics<'a>(
+    direction: &str,
+    clips: usize,
+    queries: impl Iterator<Item = (usize, &'a [usize])> + Clone,
+) -> Vec<(String, Statistic)> {
+    let best = queries.clone().filter_map(|(clip, ranks)| Some((clip, *ranks.iter().min()?)));
+    let recall =
+        |k: usize| Statistic::mean(clips, best.clone().map(move |(clip, rank)| (clip, f64::from(u8::from(rank < k)))));
+    let precision = queries.map(|(clip, ranks)| {
+        let mut sorted = ranks.to_vec();
+        sorted.sort_unstable();
+        (clip, average_precision_at_depth(&sorted))
+    });
+    [
+        ("R@1", recall(1)),
+        ("R@5", recall(5)),
+        ("R@10", recall(10)),
+        ("mAP@10", Statistic::mean(clips, precision)),
+        ("mean_rank", Statistic::mean(clips, best.clone().map(|(clip, rank)| (clip, rank as f64 + 1.0)))),
+        ("median_rank", Statistic::median_rank(clips, best)),
+    ]
+    .map(|(name, statistic)| (format!("{direction}_{name}"), statistic))
+    .into()
 }
 
 /// Average precision among the first [`DEPTH`], of ranks from 0: the `n`-th that is deep enough gives `n / (rank + 1)`.
@@ -147,6 +152,8 @@ pub struct RetrievalMetrics {
     pub clips: usize,
     /// Number of captions.
     pub captions: usize,
+    /// The clip of each caption.
+    pub caption_of: Vec<usize>,
     /// Ranks of each clip's captions.
     pub audio_to_text_ranks: Ranks,
     /// Rank of each caption's clip.
@@ -185,6 +192,18 @@ impl RetrievalMetrics {
         map
     }
 
+    /// The metrics of [`RetrievalMetrics::to_map`] that say how good the model is, as functions of the clips.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<(String, Statistic)> {
+        let clips = self.audio_to_text_ranks.iter().enumerate().filter(|(_, ranks)| !ranks.is_empty());
+        let mut found = statistics("audio_to_text", self.clips, clips.clone());
+        let laion = clips.map(|(clip, ranks)| (clip, average_precision_at_depth(ranks)));
+        found.push(("audio_to_text_mAP@10_laion".to_owned(), Statistic::mean(self.clips, laion)));
+        let captions = self.caption_of.iter().copied().zip(self.text_to_audio_ranks.iter());
+        found.extend(statistics("text_to_audio", self.clips, captions));
+        found
+    }
+
     /// One metric by its name in [`RetrievalMetrics::to_map`].
     ///
     /// # Errors
@@ -213,22 +232,13 @@ pub(crate) fn number(map: &Map<String, Value>, name: &str) -> Result<f64> {
 pub fn retrieval(audio: &Tensor, text: &Tensor, caption_of: &[usize]) -> Result<RetrievalMetrics> {
     let audio = Embeddings::new("audio", audio)?;
     let text = Embeddings::new("text", text)?;
-    if caption_of.len() != text.rows {
-        return Err(Error::CountMismatch {
-            left: "clips named by captions",
-            left_count: caption_of.len(),
-            right: "text embeddings",
-            right_count: text.rows,
-        });
-    }
-    let captions = Targets::captions(caption_of, audio.rows)?;
-    let audio_to_text_ranks = checked_ranks(&audio, &text, &captions, rows_per_block(text.rows))?;
-    let text_to_audio_ranks = checked_ranks(&text, &audio, &Targets::single(caption_of), rows_per_block(audio.rows))?;
+    let (audio_to_text_ranks, text_to_audio_ranks) = pair_ranks(&audio, &text, caption_of)?;
     Ok(RetrievalMetrics {
         audio_to_text: Direction::from_ranks(&audio_to_text_ranks)?,
         text_to_audio: Direction::from_ranks(&text_to_audio_ranks)?,
         clips: audio.rows,
         captions: text.rows,
+        caption_of: caption_of.to_vec(),
         audio_to_text_ranks,
         text_to_audio_ranks,
     })

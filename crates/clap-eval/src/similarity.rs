@@ -3,7 +3,7 @@
 //! A split of 100,000 clips and 500,000 captions has a matrix of 200 GB; a block of its rows is bounded by
 //! [`BLOCK_ELEMENTS`] whatever the size of the split.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Storage, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -19,10 +19,10 @@ pub(crate) fn rows_per_block(candidates: usize) -> usize {
 pub(crate) struct Embeddings {
     pub(crate) what: &'static str,
     pub(crate) rows: usize,
-    width: usize,
+    pub(crate) width: usize,
     /// Greatest magnitude of a value.
     greatest: f32,
-    matrix: Tensor,
+    pub(crate) matrix: Tensor,
 }
 
 impl Embeddings {
@@ -54,27 +54,43 @@ impl Embeddings {
         rows_per_block: usize,
         mut visit: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        if self.width != candidates.width {
-            return Err(Error::WidthMismatch {
-                left: self.what,
-                left_width: self.width,
-                right: candidates.what,
-                right_width: candidates.width,
-            });
-        }
-        // No partial sum of a score exceeds this, so that every score is finite.
-        let bound = self.width as f64 * f64::from(self.greatest) * f64::from(candidates.greatest);
-        if bound > f64::from(f32::MAX) {
-            return Err(Error::TooGreat { left: self.what, right: candidates.what });
-        }
+        check_product(self, candidates)?;
         let transposed = candidates.matrix.t()?;
         for first in (0..self.rows).step_by(rows_per_block.max(1)) {
             let rows = rows_per_block.min(self.rows - first);
             let scores = self.matrix.narrow(0, first, rows)?.matmul(&transposed)?; // (rows, candidates)
-            visit(first, &scores.flatten_all()?.to_vec1::<f32>()?)?;
+            with_scores(&scores, |scores| visit(first, scores))??;
         }
         Ok(())
     }
+}
+
+/// Whether the two sides have products, and finite ones.
+pub(crate) fn check_product(left: &Embeddings, right: &Embeddings) -> Result<()> {
+    if left.width != right.width {
+        return Err(Error::WidthMismatch {
+            left: left.what,
+            left_width: left.width,
+            right: right.what,
+            right_width: right.width,
+        });
+    }
+    // No partial sum of a score exceeds this, so that every score is finite.
+    let bound = left.width as f64 * f64::from(left.greatest) * f64::from(right.greatest);
+    if bound > f64::from(f32::MAX) {
+        return Err(Error::TooGreat { left: left.what, right: right.what });
+    }
+    Ok(())
+}
+
+/// Shows the numbers of a fresh product, without a copy where they are in this memory.
+pub(crate) fn with_scores<T>(scores: &Tensor, visit: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = scores.storage_and_layout();
+    if let (Storage::Cpu(storage), Some((first, last))) = (&*storage, layout.contiguous_offsets()) {
+        return Ok(visit(&storage.as_slice::<f32>()?[first..last]));
+    }
+    drop(storage);
+    Ok(visit(&scores.flatten_all()?.to_vec1::<f32>()?))
 }
 
 /// Rows divided by their L2 norms; a model's own embeddings are already.

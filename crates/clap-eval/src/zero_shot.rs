@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ranks::places;
 use crate::retrieval::{median_rank, number};
 use crate::similarity::{Embeddings, rows_per_block};
+use crate::statistic::Statistic;
 
 /// How many clips of one class were recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct ZeroShotMetrics {
     pub n: usize,
     /// Number of classes that could be answered.
     pub n_classes: usize,
+    /// Class of each clip.
+    pub labels: Vec<usize>,
     /// Rank of each clip's class, from 0.
     pub ranks: Vec<usize>,
     /// Class in first place for each clip.
@@ -92,6 +95,35 @@ impl ZeroShotMetrics {
         map
     }
 
+    /// The metrics of [`ZeroShotMetrics::to_map`] that say how good the model is, as functions of the clips.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<(String, Statistic)> {
+        let ranks = || self.ranks.iter().copied().enumerate();
+        let mean = |value: fn(usize) -> f64| Statistic::mean(self.n, ranks().map(|(clip, rank)| (clip, value(rank))));
+        let right = self.ranks.iter().map(|&rank| rank == 0).collect();
+        [
+            ("acc1", mean(|rank| f64::from(u8::from(rank < 1)))),
+            ("acc5", mean(|rank| f64::from(u8::from(rank < 5)))),
+            ("acc10", mean(|rank| f64::from(u8::from(rank < 10)))),
+            ("mean_per_class_recall", Statistic::macro_recall(&self.labels, right, self.n_classes)),
+            ("mAP@10", mean(reciprocal_within_10)),
+            ("mean_rank", mean(|rank| rank as f64 + 1.0)),
+            ("median_rank", Statistic::median_rank(self.n, ranks())),
+        ]
+        .map(|(name, statistic)| (name.to_owned(), statistic))
+        .into()
+    }
+
+    /// How many clips of each class were answered with each class: row `i` holds the answers for the clips of class `i`.
+    #[must_use]
+    pub fn confusion(&self) -> Vec<Vec<usize>> {
+        let mut counts = vec![vec![0; self.n_classes]; self.n_classes];
+        for (&label, &prediction) in self.labels.iter().zip(&self.predictions) {
+            counts[label][prediction] += 1;
+        }
+        counts
+    }
+
     /// One metric by its name in [`ZeroShotMetrics::to_map`].
     ///
     /// # Errors
@@ -110,17 +142,7 @@ impl ZeroShotMetrics {
 pub fn zero_shot(audio: &Tensor, class_embeds: &Tensor, labels: &[usize]) -> Result<ZeroShotMetrics> {
     let audio = Embeddings::new("audio", audio)?;
     let classes = Embeddings::new("class", class_embeds)?;
-    if labels.len() != audio.rows {
-        return Err(Error::CountMismatch {
-            left: "labels",
-            left_count: labels.len(),
-            right: "clips",
-            right_count: audio.rows,
-        });
-    }
-    if let Some(clip) = labels.iter().position(|&l| l >= classes.rows) {
-        return Err(Error::LabelOutOfRange { clip, label: labels[clip], classes: classes.rows });
-    }
+    check_labels(labels, audio.rows, classes.rows)?;
     let (mut ranks, mut predictions, mut tied) = (Vec::new(), Vec::new(), 0);
     audio.for_each_block(&classes, rows_per_block(classes.rows), |first, scores| {
         let answers: Vec<_> = scores
@@ -136,6 +158,87 @@ pub fn zero_shot(audio: &Tensor, class_embeds: &Tensor, labels: &[usize]) -> Res
         Ok(())
     })?;
     Ok(summary(ranks, predictions, labels, classes.rows, tied))
+}
+
+/// Classifies clips by slicing and voting: each window of a clip names its nearest class, the class that most windows name is the answer, and
+/// of classes with as many votes the one with the greatest mean score.
+///
+/// `windows` `(W, D)` are those of the first clip, then those of the second and so on, `counts[i]` of clip `i`.
+///
+/// # Errors
+/// As [`zero_shot`]; counts that are zero or do not add up to the windows.
+pub fn zero_shot_by_votes(
+    windows: &Tensor,
+    counts: &[usize],
+    class_embeds: &Tensor,
+    labels: &[usize],
+) -> Result<ZeroShotMetrics> {
+    let windows = Embeddings::new("audio", windows)?;
+    let classes = Embeddings::new("class", class_embeds)?;
+    check_labels(labels, counts.len(), classes.rows)?;
+    if counts.iter().sum::<usize>() != windows.rows {
+        return Err(Error::CountMismatch {
+            left: "windows of clips",
+            left_count: counts.iter().sum(),
+            right: "embeddings of windows",
+            right_count: windows.rows,
+        });
+    }
+    if counts.contains(&0) {
+        return Err(Error::Empty { what: "window of a clip" });
+    }
+    let (mut ranks, mut predictions, mut tied) = (Vec::new(), Vec::new(), 0);
+    let (mut tally, mut heard) = (vec![(0u32, 0f32); classes.rows], 0);
+    windows.for_each_block(&classes, rows_per_block(classes.rows), |_, scores| {
+        for row in scores.chunks_exact(classes.rows) {
+            for (class, score) in tally.iter_mut().zip(row) {
+                class.1 += score;
+            }
+            tally[first_greatest(row)].0 += 1;
+            heard += 1;
+            let clip = ranks.len();
+            if heard == counts[clip] {
+                let order = ordinals(&tally);
+                let place = places(&order, &labels[clip..=clip])[0];
+                ranks.push(place.rank);
+                tied += usize::from(place.tied);
+                predictions.push(first_greatest(&order));
+                tally.fill((0, 0.0));
+                heard = 0;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(summary(ranks, predictions, labels, classes.rows, tied))
+}
+
+/// A number for each class that orders them as votes do, and mean scores among equal votes; equal for equal ones.
+fn ordinals(tally: &[(u32, f32)]) -> Vec<f32> {
+    let compare = |a: &(u32, f32), b: &(u32, f32)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+    let mut sorted = tally.to_vec();
+    sorted.sort_unstable_by(compare);
+    sorted.dedup_by(|a, b| compare(a, b).is_eq());
+    tally.iter().map(|of| sorted.partition_point(|other| compare(other, of).is_lt()) as f32).collect()
+}
+
+fn check_labels(labels: &[usize], clips: usize, classes: usize) -> Result<()> {
+    if labels.len() != clips {
+        return Err(Error::CountMismatch {
+            left: "labels",
+            left_count: labels.len(),
+            right: "clips",
+            right_count: clips,
+        });
+    }
+    match labels.iter().position(|&label| label >= classes) {
+        Some(clip) => Err(Error::LabelOutOfRange { clip, label: labels[clip], classes }),
+        None => Ok(()),
+    }
+}
+
+/// `1 / (rank + 1)` of a rank from 0 among the first 10, else 0.
+fn reciprocal_within_10(rank: usize) -> f64 {
+    if rank < 10 { 1.0 / (rank + 1) as f64 } else { 0.0 }
 }
 
 fn summary(
@@ -154,7 +257,7 @@ fn summary(
     let recalls: Vec<f64> = per_class.iter().filter_map(ClassRecall::recall).collect();
     let n = ranks.len() as f64;
     let accuracy = |k: usize| ranks.iter().filter(|&&r| r < k).count() as f64 / n;
-    let reciprocal: f64 = ranks.iter().filter(|&&r| r < 10).map(|&r| 1.0 / (r + 1) as f64).sum();
+    let reciprocal: f64 = ranks.iter().map(|&rank| reciprocal_within_10(rank)).sum();
     ZeroShotMetrics {
         acc1: accuracy(1),
         acc5: accuracy(5),
@@ -166,6 +269,7 @@ fn summary(
         chance_acc1: 1.0 / n_classes as f64,
         n: ranks.len(),
         n_classes,
+        labels: labels.to_vec(),
         ranks,
         predictions,
         per_class,
@@ -214,6 +318,38 @@ mod tests {
         assert_eq!(found.predictions, [0, 0]);
         assert_eq!(found.ranks, [0, 1]);
         assert_eq!(found.tied, 2);
+    }
+
+    #[test]
+    fn most_windows_decide_and_scores_among_equals() {
+        // Clip 0: two windows for class 0, one far louder for class 1. Clip 1: one vote each, class 2 scores more in all.
+        let windows = rows(&[
+            [0.6, 0.5, 0.0],
+            [0.6, 0.5, 0.0],
+            [0.0, 9.0, 0.0],
+            [0.5, 0.0, 0.4],
+            [0.0, 0.1, 0.9],
+            [0.0, 1.0, 0.0],
+        ]);
+        let found = zero_shot_by_votes(&windows, &[3, 2, 1], &three_classes(), &[0, 0, 1]).unwrap();
+        assert_eq!(found.predictions, [0, 2, 1]);
+        assert_eq!(found.ranks, [0, 1, 0]);
+        // The mean of the windows would have said otherwise.
+        let mean = rows(&[[0.4, 3.33, 0.0]]);
+        assert_eq!(zero_shot(&mean, &three_classes(), &[0]).unwrap().predictions, [1]);
+        // A window for each clip is a plain classification.
+        let one = zero_shot_by_votes(&windows, &[1; 6], &three_classes(), &[0; 6]).unwrap();
+        assert_eq!(one.predictions, zero_shot(&windows, &three_classes(), &[0; 6]).unwrap().predictions);
+        for counts in [&[3, 2, 2][..], &[6, 0]] {
+            assert!(zero_shot_by_votes(&windows, counts, &three_classes(), &vec![0; counts.len()]).is_err());
+        }
+    }
+
+    #[test]
+    fn the_confusion_matrix_has_a_row_for_each_true_class() {
+        let audio = rows(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]);
+        let found = zero_shot(&audio, &three_classes(), &[0, 0, 1]).unwrap();
+        assert_eq!(found.confusion(), [[1, 1, 0], [0, 1, 0], [0, 0, 0]]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! batches are prepared between the steps. Both final models are measured by [`clap_eval`]. Last, as a control, ours once more from weights
 //! changed in their last bit: how far two runs part that differ in rounding alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -13,16 +13,17 @@ use anyhow::{Context as _, anyhow, bail};
 use candle_core::{DType, Tensor, Var};
 use clap_encoders::AudioConfig;
 use clap_encoders::checkpoint::{Checkpoint, save_laion};
-use clap_eval::{Outcome, PerQuery, mean_interval};
+use clap_eval::{Difference, HEADLINES, Headline, Interval, Outcome};
 use clap_train::collate::Batch;
 use clap_train::config::AugmentConfig;
 use clap_train::plot::{Chart, Series, Stroke};
-use clap_train::{Event, Observer, RunFolder, Setup, Step, TrainConfig, Trainer};
+use clap_train::{Event, Metrics, Observer, RunFolder, Setup, Step, TrainConfig, Trainer};
 
 use super::child::{PAUSE, Timer};
 use super::machine::place;
 use super::report::{Report, Times};
 use crate::args;
+use crate::eval::BOOTSTRAP_SEED as SEED;
 
 const SCRIPT: &str = "train_curve.py";
 const RECIPE: &str = "datasets/sounds-mini/recipe.toml";
@@ -286,39 +287,24 @@ fn measured(setup: &Setup, file: &Path) -> anyhow::Result<Outcome> {
     Ok(validation.run(&setup.model, &setup.tokenizer, &setup.device, &mut |_, _| {})?)
 }
 
-/// Metrics that are means over queries, by name, with the number of each query.
-fn per_query(outcome: &Outcome) -> Vec<(String, Vec<f64>)> {
-    let mut rows = Vec::new();
-    if let Some(found) = &outcome.retrieval {
-        for (direction, ranks) in
-            [("audio→text", &found.audio_to_text_ranks), ("text→audio", &found.text_to_audio_ranks)]
-        {
-            let metrics = PerQuery::from_ranks(ranks).metrics;
-            rows.extend(metrics.map(|(name, values)| (format!("{direction} {name}"), values)));
-        }
-    }
-    if let Some(found) = &outcome.zero_shot {
-        let within = |k: usize| found.ranks.iter().map(|&rank| f64::from(u8::from(rank < k))).collect();
-        rows.extend([1, 5].map(|k| (format!("zero-shot top-{k}"), within(k))));
-    }
-    rows
-}
-
 fn metrics(report: &mut Report<'_>, ours: &Outcome, theirs: &Outcome) -> anyhow::Result<()> {
     report.header(&["final model", "ours [95 %]", "theirs [95 %]", "difference [95 %]", "0 inside"])?;
-    for ((name, ours), (_, theirs)) in per_query(ours).into_iter().zip(per_query(theirs)) {
-        let difference: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a - b).collect();
-        let (low, high) = mean_interval(&difference, 0).context("no query was measured")?;
-        let inside = if low <= 0.0 && high >= 0.0 { "yes" } else { "**no**" };
-        report.row(&[name, interval(&ours)?, interval(&theirs)?, interval(&difference)?, inside.to_owned()])?;
+    let sides = [ours, theirs].map(|outcome| (outcome.metrics(), outcome.intervals(SEED)));
+    let differences = ours.compare(theirs, SEED)?;
+    for Headline { label, name, .. } in HEADLINES {
+        let Some(Difference { difference, interval: Interval { low, high }, .. }) = differences.get(name) else {
+            continue;
+        };
+        let inside = if *low <= 0.0 && *high >= 0.0 { "yes" } else { "**no**" };
+        let side = |(metrics, intervals): &(Metrics, BTreeMap<String, Interval>)| match intervals.get(name) {
+            Some(Interval { low, high }) => format!("{:.3} [{low:.3}, {high:.3}]", metrics[name]),
+            None => format!("{:.3}", metrics[name]),
+        };
+        let [ours, theirs] = sides.each_ref().map(side);
+        let difference = format!("{difference:.3} [{low:.3}, {high:.3}]");
+        report.row(&[label.to_owned(), ours, theirs, difference, inside.to_owned()])?;
     }
     report.line("")
-}
-
-/// `mean [low, high]`.
-fn interval(values: &[f64]) -> anyhow::Result<String> {
-    let (low, high) = mean_interval(values, 0).context("no query was measured")?;
-    Ok(format!("{:.3} [{low:.3}, {high:.3}]", values.iter().sum::<f64>() / values.len() as f64))
 }
 
 fn seconds(report: &mut Report<'_>, turns: &[Turn]) -> anyhow::Result<()> {

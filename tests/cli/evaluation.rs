@@ -1,0 +1,147 @@
+//! `cargo xtask eval` and `report`: embeddings kept, handed in and compared.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cli::program::{Ran, tone, xtask};
+use crate::cli::run::trained;
+
+fn eval(extra: &[&str]) -> Ran {
+    let (model, data) = (trained().model(), trained().data());
+    xtask(&[&["eval", "--json", "--model", &model, "--data", &data], extra].concat())
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Metrics and intervals of the records, without what they are called.
+fn numbers(ran: &Ran) -> Vec<(Value, Value)> {
+    ran.succeeds().json().iter().map(|record| (record["metrics"].clone(), record["intervals"].clone())).collect()
+}
+
+#[test]
+fn a_second_evaluation_hears_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ["--cache", &text(folder.path())];
+    let first = eval(&cache);
+    assert!(!first.succeeds().stderr.contains("embedded before"), "{first:#?}");
+    let second = eval(&cache);
+    assert_eq!(numbers(&second), numbers(&first));
+    assert!(second.stderr.contains("16 of 16 clips were embedded before"), "{second:#?}");
+    assert_eq!(numbers(&eval(&["--no-cache"])), numbers(&first));
+    // Another policy is another question, and a file of its own.
+    let head = eval(&[&cache[..], &["--long-audio", "head"]].concat());
+    assert!(!head.succeeds().stderr.contains("embedded before"), "{head:#?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn embeddings_of_any_program_are_measured_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(&folder.path().join("results"));
+    let by_model = eval(&["--out", &out, "--no-cache"]);
+    let expected = numbers(&by_model);
+    let metrics = &expected[0].0;
+    let [low, high] = [0, 1].map(|end| expected[0].1["acc1"][end].as_f64().unwrap());
+    assert!(low <= metrics["acc1"].as_f64().unwrap() && metrics["acc1"].as_f64().unwrap() <= high);
+
+    // Our own file says what it is of.
+    let stem =
+        |record: &Value| format!("{}-{}", record["dataset"].as_str().unwrap(), record["split"].as_str().unwrap());
+    let records = by_model.json();
+    let file = text(&folder.path().join("results").join(format!("{}.safetensors", stem(&records[0]))));
+    assert_eq!(numbers(&xtask(&["eval", "--json", "--embeddings", &file])), expected);
+
+    // The lines of `embed` are put beside the data set.
+    let (model, data) = (trained().model(), trained().data());
+    let clips: Vec<String> = ["drone", "hum", "beep", "whistle"]
+        .iter()
+        .flat_map(|label| (12..16).map(move |i| format!("{label}_{i}.wav")))
+        .collect();
+    let mut arguments = vec!["embed".to_owned(), "--model".to_owned(), model];
+    arguments.extend(clips.iter().map(|clip| format!("{data}/{clip}")));
+    for label in ["drone", "hum", "beep", "whistle"] {
+        for words in [format!("a {label} in a room"), format!("this is a sound of {label}")] {
+            arguments.extend(["--text".to_owned(), words]);
+        }
+    }
+    let lines = folder.path().join("embeds.jsonl");
+    fs::write(&lines, &xtask(&arguments).succeeds().stdout).unwrap();
+    let lines = text(&lines);
+    let named = ["eval", "--json", "--split", "valid", "--embeddings", &lines, "--data", &data];
+    let found = numbers(&xtask(&named));
+    assert_eq!(found.len(), 2);
+    for ((found, _), (expected, _)) in found.iter().zip(&expected) {
+        for (name, value) in expected.as_object().unwrap() {
+            let (found, value) = (found[name].as_f64().unwrap(), value.as_f64().unwrap());
+            assert!((found - value).abs() < 1e-9, "{name}: {found} {value}");
+        }
+    }
+    xtask(&["eval", "--embeddings", &lines]).fails(2, &["--data"]);
+    xtask(&["eval", "--split", "train", "--embeddings", &lines, "--data", &data]).fails(3, &["none of the 48 clips"]);
+    let nothing = text(&folder.path().join("none.npy"));
+    xtask(&["eval", "--embeddings", &nothing, "--data", &data]).fails(3, &["none.npy"]);
+    fs::write(&nothing, b"\x93NUMPY").unwrap();
+    xtask(&["eval", "--embeddings", &nothing, "--data", &data]).fails(3, &["none.npy"]);
+}
+
+/// Clips of three windows, of which two sound like the class.
+#[test]
+fn windows_of_a_long_clip_vote() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, hz) in [("hum_0.wav", 500.0), ("whistle_0.wav", 5000.0)] {
+        tone(&folder.path().join(name), hz, 3.0);
+    }
+    let rows = "file_name,label\nhum_0.wav,hum\nwhistle_0.wav,whistle\n";
+    fs::write(folder.path().join("metadata.csv"), rows).unwrap();
+    let (model, data) = (trained().model(), text(folder.path()));
+    let by = |policy: &str| {
+        let ran = xtask(&["eval", "--json", "--model", &model, "--data", &data, "--long-audio", policy]);
+        let records = ran.succeeds().json();
+        let classification = records.iter().find(|record| record["task"] == "zeroshot_classification").unwrap();
+        assert_eq!(classification["settings"]["long_audio"], policy);
+        classification["metrics"]["acc1"].as_f64().unwrap()
+    };
+    for policy in ["vote", "windows", "head"] {
+        assert_eq!(by(policy), 1.0, "{policy}");
+    }
+    xtask(&["embed", "--model", &model, "--long-audio", "vote", "--text", "a"]).fails(2, &["eval", "windows"]);
+}
+
+#[test]
+fn a_report_puts_models_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name));
+    // The model at its best, and asked nonsense.
+    eval(&["--out", &path("best")]).succeeds();
+    eval(&["--out", &path("odd"), "--template", "{label} <i>nothing</i> | of it", "--template", "no {label}"])
+        .succeeds();
+    let run = text(&trained().run());
+    let ran = xtask(&["report", &path("best"), &path("odd"), &run, "--out", &path("report")]);
+    assert_eq!(ran.succeeds().stdout.lines().count(), 3);
+    let read = |name: &str| fs::read_to_string(folder.path().join("report").join(name)).unwrap();
+    let (markdown, csv, html) = (read("report.md"), read("report.csv"), read("report.html"));
+    for heading in ["zero-shot classification", "retrieval", "less "] {
+        assert!(markdown.lines().any(|line| line.starts_with("## ") && line.contains(heading)), "{markdown}");
+    }
+    assert!(markdown.contains("p 1.000"), "the captions were the same: {markdown}");
+    let mut rows = csv.lines();
+    assert_eq!(rows.next(), Some("dataset,split,task,model,metric,value,low,high"));
+    assert!(rows.all(|row| row.split(',').count() == 8) && csv.contains(",acc1,"), "{csv}");
+    for part in ["Confusions", "The space as a map", "Clips and captions", "Training loss", "data:audio/flac;base64,"] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(!html.contains("src=\"http") && !html.contains("href=\"http"), "the page fetches something");
+    // Sixteen clips of two evaluations.
+    assert_eq!(html.matches("data-sound=\"").count(), 32);
+
+    let empty = path("empty");
+    fs::create_dir(&empty).unwrap();
+    xtask(&["report", &empty]).fails(3, &["nothing to report"]);
+    fs::write(folder.path().join("empty/x.json"), "{\"dataset\": 1}").unwrap();
+    xtask(&["report", &empty]).fails(3, &["x.json", "not a record"]);
+    xtask(&["report", &path("nowhere")]).fails(3, &["nowhere"]);
+}
