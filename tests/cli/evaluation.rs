@@ -145,3 +145,50 @@ fn a_report_puts_models_beside_each_other() {
     xtask(&["report", &empty]).fails(3, &["x.json", "not a record"]);
     xtask(&["report", &path("nowhere")]).fails(3, &["nowhere"]);
 }
+
+/// Four tones with the folds of a benchmark, and as splits.
+#[test]
+fn probes_learn_what_the_tower_hears() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = String::from("file_name,label,fold\n");
+    for (label, hz) in [("drone", 150.0), ("hum", 500.0), ("beep", 1600.0), ("whistle", 5000.0)] {
+        for i in 0..6 {
+            let name = format!("{label}_{i}.wav");
+            tone(&folder.path().join(&name), hz * (1.0 + 0.05 * i as f32), 0.5);
+            rows.push_str(&format!("{name},{label},{}\n", i % 3 + 1));
+        }
+    }
+    fs::write(folder.path().join("metadata.csv"), rows).unwrap();
+    let (model, folds) = (trained().model(), text(folder.path()));
+    let out = text(&folder.path().join("results"));
+    let args = ["eval", "--json", "--model", &model, "--data", &folds, "--probe", "linear", "--probe-epochs", "200"];
+    let by_folds = xtask(&[&args[..], &["--probe-lr", "0.01", "--out", &out]].concat());
+    let record = &by_folds.succeeds().json()[0];
+    assert_eq!((&record["task"], &record["split"]), (&"linear_probe".into(), &"3 folds".into()));
+    assert!(record["metrics"]["acc"].as_f64().unwrap() >= 0.9, "{record}");
+    assert_eq!(record["metrics"]["num_samples"], 24);
+    for key in ["acc_fold1", "acc_fold3", "map", "mauc", "mean_per_class_recall"] {
+        assert!(record["metrics"][key].is_number(), "{record}");
+    }
+    assert!(record["intervals"]["acc"].is_array());
+    xtask(&["report", &out, "--out", &text(&folder.path().join("report"))]).succeeds();
+
+    // Splits, and the tower with the head.
+    let data = trained().data();
+    let tuned = ["eval", "--model", &model, "--data", &data, "--finetune", "--probe-epochs", "40", "--mixup"];
+    let rates = ["--probe", "linear", "--probe-lr", "1e-2", "--tower-lr", "3e-4", "--probe-batch-size", "16"];
+    let ran = xtask(&[&tuned[..], &rates].concat());
+    assert!(ran.succeeds().stdout.contains("accuracy") && ran.stdout.contains("16 clips, 4 classes"), "{ran:#?}");
+    let accuracy = ran.stdout.lines().find(|line| line.contains("accuracy ")).unwrap();
+    assert!(accuracy.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() >= 0.7, "{ran:#?}");
+
+    let refused = |extra: &[&str], code, words: &[&str]| {
+        let base = ["eval", "--model", &model, "--data", &data, "--probe", "mlp"];
+        xtask(&[&base[..], extra].concat()).fails(code, words);
+    };
+    refused(&["--probe-lr", "0"], 2, &["probe.lr"]);
+    refused(&["--probe-epochs", "0"], 2, &["probe.epochs"]);
+    refused(&["--long-audio", "vote"], 2, &["vote"]);
+    refused(&["--mixup"], 2, &["--finetune"]);
+    refused(&["--train-split", "dev"], 3, &["dev"]);
+}

@@ -168,6 +168,8 @@ pub(crate) struct Eval {
     /// Embed every clip anew and keep nothing
     #[arg(long, conflicts_with = "cache")]
     pub(crate) no_cache: bool,
+    #[command(flatten)]
+    pub(crate) probe: Probe,
     /// Print one JSON line per task instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -179,6 +181,67 @@ pub(crate) struct Eval {
     pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) table: Table,
+}
+
+/// A classifier that is trained on a part of the data and tested on the other: by the folds of the data where it has them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Probes")]
+pub(crate) struct Probe {
+    /// Train a head on the audio embeddings, which are not normalised, and test it in place of the zero-shot tasks
+    #[arg(long, value_name = "HEAD", conflicts_with_all = ["embeddings", "template", "require"])]
+    pub(crate) probe: Option<ProbeHead>,
+    /// Train the audio tower with the head (default head: mlp)
+    #[arg(long, conflicts_with_all = ["embeddings", "template", "require"])]
+    pub(crate) finetune: bool,
+    /// Split to train on (default: train, dev or development, else all but the split that is tested)
+    #[arg(long, value_name = "SPLIT")]
+    pub(crate) train_split: Option<String>,
+    /// What is minimised (default: bce where clips have several labels, else ce)
+    #[arg(long, value_name = "LOSS")]
+    pub(crate) probe_loss: Option<ProbeLoss>,
+    /// Learning rate of the head (default: 1e-3 for linear, 1e-4 for mlp)
+    #[arg(long, value_name = "RATE")]
+    pub(crate) probe_lr: Option<f64>,
+    /// With --finetune: learning rate of the tower; both fall by a cosine
+    #[arg(long, value_name = "RATE", default_value_t = 1e-4)]
+    pub(crate) tower_lr: f64,
+    /// With --finetune: steps in which the rates rise
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    pub(crate) probe_warmup: u64,
+    /// Passes over the clips (default: 100)
+    #[arg(long, value_name = "N")]
+    pub(crate) probe_epochs: Option<u64>,
+    /// Clips of a step (default: 160)
+    #[arg(long, value_name = "N")]
+    pub(crate) probe_batch_size: Option<usize>,
+    /// With --finetune: mix pairs of clips and their labels
+    #[arg(long, requires = "finetune")]
+    pub(crate) mixup: bool,
+}
+
+impl Probe {
+    /// The head to train, if one is.
+    pub(crate) fn head(&self) -> Option<ProbeHead> {
+        self.probe.or(self.finetune.then_some(ProbeHead::Mlp))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProbeHead {
+    /// One linear layer
+    Linear,
+    /// Linear, ReLU, dropout 0.1, linear; 1,024 wide
+    Mlp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProbeLoss {
+    /// Binary cross-entropy of each class
+    Bce,
+    /// Cross-entropy with the clip's class
+    Ce,
+    /// Squared distance of the logits from 0 and 1
+    Mse,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ use crate::model::{Loaded, load};
 use crate::results::Results;
 use crate::table;
 
+mod probe;
 mod requirement;
 
 use requirement::Requirement;
@@ -31,6 +32,9 @@ pub(crate) const BOOTSTRAP_SEED: u64 = 0;
 
 pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let requirements = args.require.iter().map(|text| Requirement::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(head) = args.probe.head() {
+        return probe::run(&args, head);
+    }
     let evaluated = if args.embeddings.is_empty() {
         let data = open(&args)?;
         by_model(&args, &load_to_evaluate(&args.model)?, data)?
@@ -118,13 +122,9 @@ pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> any
     let extractor = FeatureExtractor::new(model.extractor().config().clone(), model.extractor().preset())?;
     let waves = Arc::new(WaveCache::new(0)); // each clip is heard once
     let evaluation = Evaluation::new(Arc::clone(&data), waves, Arc::new(extractor), config)?;
-    let cache = match args.no_cache {
-        true => None,
-        false => {
-            let named = args.cache.clone().or_else(|| std::env::var_os(CACHE).map(PathBuf::from));
-            let folder = named.unwrap_or_else(|| crate::runs().join("embeddings"));
-            Some(Arc::new(evaluation.cache(&folder, model.model(), model.device())?))
-        }
+    let cache = match cache_folder(args) {
+        None => None,
+        Some(folder) => Some(Arc::new(evaluation.cache(&folder, model.model(), model.device())?)),
     };
     let known = cache.as_ref().map_or(0, |cache| cache.len());
     let bar = ProgressBar::new(data.samples.len() as u64);
@@ -197,6 +197,15 @@ fn by_file(args: &args::Eval) -> anyhow::Result<Evaluated> {
         }
     };
     Ok(Evaluated { embedded, skipped, model, settings })
+}
+
+/// Where embeddings are kept, if they are.
+fn cache_folder(args: &args::Eval) -> Option<PathBuf> {
+    if args.no_cache {
+        return None;
+    }
+    let named = args.cache.clone().or_else(|| std::env::var_os(CACHE).map(PathBuf::from));
+    Some(named.unwrap_or_else(|| crate::runs().join("embeddings")))
 }
 
 fn data_path(args: &args::Eval) -> PathBuf {

@@ -25,13 +25,15 @@ impl Results {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let stem = stem(&self.embedded.dataset, &self.embedded.split);
         self.embedded.save(&folder.join(format!("{stem}.safetensors")))?;
-        for record in &self.records {
-            let path = folder.join(format!("{stem}-{}.json", record.task.name()));
-            fs::write(&path, record.to_json_line() + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        self.records.iter().try_for_each(|record| save_record(folder, record))
     }
+}
+
+/// Writes one record into a folder of results.
+pub(crate) fn save_record(folder: &Path, record: &Record) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("{}-{}.json", stem(&record.dataset, &record.split), record.task.name()));
+    fs::write(&path, record.to_json_line() + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The records in a folder, by file name, each with the file of its embeddings where that is there.

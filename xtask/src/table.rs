@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap_data::Excluded;
 use clap_encoders::Score;
-use clap_eval::{HEADLINES, Interval};
+use clap_eval::{HEADLINES, Interval, Record};
 use clap_train::Metrics;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -23,6 +23,34 @@ pub(crate) fn evaluation(metrics: &Metrics, intervals: &BTreeMap<String, Interva
         format!("{} – {}", number(name, *low), number(name, *high))
     };
     headlines(metrics, &["value", "95 % interval"], |name| vec![cell(metrics, name), interval(name)])
+}
+
+/// What a trained classifier is worth: LAION's metrics, their 95 % intervals and what guessing gives.
+pub(crate) fn record(record: &Record) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(["", "value", "95 % interval", "chance"]);
+    let value = |name: &str| record.get(name).map_or_else(|_| String::new(), |value| number(name, value));
+    let folds = record.metrics.keys().filter_map(|name| Some((name.strip_prefix("acc_")?, name.as_str())));
+    let first = [
+        ("accuracy", "acc", "chance_acc1"),
+        ("accuracy among 5", "acc5", ""),
+        ("macro recall", "mean_per_class_recall", "chance_acc1"),
+        ("mAP", "map", "chance_map"),
+        ("ROC area", "mauc", ""),
+    ];
+    let rows = first.map(|(label, name, chance)| (label.to_owned(), name, chance)).into_iter();
+    let rows = rows.chain(folds.map(|(fold, name)| (format!("accuracy, {fold}"), name, "")));
+    for (label, name, chance) in rows.filter(|(_, name, _)| record.metrics.contains_key(*name)) {
+        let interval = record.intervals.get(name);
+        let interval = interval.map_or_else(String::new, |ends| ends.map(|end| number(name, end)).join(" – "));
+        table.add_row([label, value(name), interval, value(chance)]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let [clips, classes] = ["num_samples", "num_classes"].map(|name| record.get(name).unwrap_or_default());
+    format!("{table}\n {clips} clips, {classes} classes")
 }
 
 fn cell(metrics: &Metrics, name: &str) -> String {

@@ -178,6 +178,27 @@ impl ClapModel {
         joint(&self.audio_projection, hidden, &mut Taps::none())
     }
 
+    /// What LAION's probes are trained on: the embedding before it is normalised, `(B, projection_dim)`.
+    ///
+    /// # Errors
+    /// As [`ClapModel::get_audio_features`].
+    pub fn audio_projected_t(
+        &self,
+        input_features: &Tensor,
+        is_longer: &[bool],
+        mode: &mut Mode,
+    ) -> ClapResult<Tensor> {
+        Ok(self.audio_projection.forward(&self.audio_hidden_t(input_features, is_longer, mode)?)?)
+    }
+
+    /// Rows divided by their lengths: what makes an embedding of [`ClapModel::audio_projected_t`].
+    ///
+    /// # Errors
+    /// Outside a bug, none.
+    pub fn normalized(projected: &Tensor) -> ClapResult<Tensor> {
+        Ok(l2_normalize(projected, NORMALIZE_EPS)?)
+    }
+
     /// As [`ClapModel::get_text_features`], differentiable, in training or evaluation.
     ///
     /// # Errors
@@ -258,7 +279,7 @@ impl ClapModel {
 fn joint(projection: &Projection, hidden: &Tensor, taps: &mut Taps<'_>) -> ClapResult<Tensor> {
     let xs = projection.forward(hidden)?;
     taps.see(format_args!("projection"), &xs);
-    Ok(l2_normalize(&xs, NORMALIZE_EPS)?)
+    ClapModel::normalized(&xs)
 }
 
 fn logits(scale: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {

@@ -169,15 +169,23 @@ pub(crate) fn normalised_means(rows: &Tensor, counts: &[usize]) -> Result<Tensor
     if counts.iter().all(|&n| n == 1) {
         return Ok(rows.clone());
     }
+    let means = means(rows, counts)?;
+    let norms = means.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
+    Ok(means.broadcast_div(&norms)?)
+}
+
+/// Means of consecutive rows `(counts, D)`.
+pub(crate) fn means(rows: &Tensor, counts: &[usize]) -> Result<Tensor> {
+    if counts.iter().all(|&n| n == 1) {
+        return Ok(rows.clone());
+    }
     let mut means = Vec::with_capacity(counts.len());
     let mut start = 0;
     for &n in counts {
         means.push(rows.narrow(0, start, n)?.mean_keepdim(0)?);
         start += n;
     }
-    let means = Tensor::cat(&means, 0)?; // (counts, D)
-    let norms = means.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
-    Ok(means.broadcast_div(&norms)?)
+    Ok(Tensor::cat(&means, 0)?)
 }
 
 #[cfg(test)]

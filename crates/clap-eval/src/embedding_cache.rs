@@ -1,4 +1,4 @@
-//! Embeddings of clips kept on disk, so that a second evaluation of a model does no audio work.
+//! Embeddings of clips kept on disk, as they are before they are normalised, so that a second evaluation of a model does no audio work.
 //!
 //! ```text
 //! FOLDER/KEY.embeddings    KEY: hash of the model, its front end and what is taken of long clips
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Device;
 use clap_audio::{FeatureExtractor, Waveform};
 use clap_encoders::{ClapModel, features_tensor};
+use clap_nn::Mode;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -154,7 +155,7 @@ fn key(model: &ClapModel, extractor: &FeatureExtractor, device: &Device, listeni
     let config = extractor.config();
     let features = extractor.extract(&noise(config.sampling_rate), extractor.default_policy(), None)?;
     let (features, is_longer) = features_tensor(&features, device)?;
-    let embeds = model.get_audio_features(&features, &is_longer)?;
+    let embeds = model.audio_projected_t(&features, &is_longer, &mut Mode::eval())?;
     for value in embeds.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
         hash.update(value.to_le_bytes());
     }

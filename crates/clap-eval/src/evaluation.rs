@@ -15,9 +15,10 @@ use clap_audio::{FeatureExtractor, Features, LongAudio};
 use clap_data::caption::{self, Template};
 use clap_data::{DataSet, Loader, LoaderConfig, Skipped, WaveCache};
 use clap_encoders::{ClapModel, ClapTokenizer, features_tensor};
+use clap_nn::Mode;
 use rand::RngCore;
 
-use crate::embedded::{Embedded, Windows, normalised_means, prompts};
+use crate::embedded::{Embedded, Windows, means, normalised_means, prompts};
 use crate::embedding_cache::{EmbeddingCache, SoundHash, WindowEmbeds, sound_hash};
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
@@ -148,6 +149,7 @@ impl Evaluation {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(Embedded, Vec<Skipped>)> {
         let Clips { windows, counts, kept, mut skipped } = self.embed_clips(model, device, cache, progress)?;
+        let windows = ClapModel::normalized(&windows)?;
         let audio = normalised_means(&windows, &counts)?;
         let mut embedded = Embedded::new(&self.data, &kept, audio, &mut skipped);
         if self.config.vote {
@@ -164,6 +166,36 @@ impl Evaluation {
             embedded.class_embeds = Some(classes);
         }
         Ok((embedded, skipped))
+    }
+
+    /// What a probe is trained on: the clips' embeddings before they are normalised, the mean of its windows for a longer clip. Clips that
+    /// could not be read, or have no label among the classes, come second.
+    ///
+    /// # Errors
+    /// As [`Evaluation::embed`], and where no clip is left.
+    pub fn features(
+        &self,
+        model: &ClapModel,
+        device: &Device,
+        cache: Option<&Arc<EmbeddingCache>>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(LabelledFeatures, Vec<Skipped>)> {
+        let Clips { windows, counts, kept, mut skipped } = self.embed_clips(model, device, cache, progress)?;
+        let embedded = Embedded::new(&self.data, &kept, means(&windows, &counts)?, &mut skipped);
+        let labelled: Vec<u32> =
+            (0..kept.len()).filter(|&row| !embedded.labels[row].is_empty()).map(|row| row as u32).collect();
+        if labelled.is_empty() {
+            return Err(Error::Empty { what: "known label" });
+        }
+        let of_kept = |row: &u32| *row as usize;
+        let features = LabelledFeatures {
+            features: embedded.audio.index_select(&Tensor::new(labelled.as_slice(), device)?, 0)?,
+            labels: labelled.iter().map(|row| embedded.labels[of_kept(row)].clone()).collect(),
+            clips: labelled.iter().map(|row| embedded.clips[of_kept(row)].clone()).collect(),
+            classes: self.data.classes.clone(),
+            multi_label: self.data.multi_label,
+        };
+        Ok((features, skipped))
     }
 
     fn embed_clips(
@@ -257,14 +289,47 @@ impl Evaluation {
         })
     }
 
-    /// Embeddings `(W, D)` in `f32` of windows, a batch at a time; `None` without windows.
+    /// Embeddings `(W, D)` in `f32`, not normalised, of windows, a batch at a time; `None` without windows.
     fn embed_windows(&self, model: &ClapModel, device: &Device, windows: &[Features]) -> Result<Option<Tensor>> {
         let mut rows = Vec::new();
         for windows in windows.chunks(self.config.batch_size.max(1)) {
             let (features, is_longer) = features_tensor(windows, device)?;
-            rows.push(model.get_audio_features(&features, &is_longer)?.to_dtype(DType::F32)?);
+            let projected = model.audio_projected_t(&features, &is_longer, &mut Mode::eval())?;
+            rows.push(projected.to_dtype(DType::F32)?);
         }
         Ok(if rows.is_empty() { None } else { Some(Tensor::cat(&rows, 0)?) })
+    }
+}
+
+/// Clips as a probe learns and is measured on them.
+#[derive(Clone, Debug)]
+pub struct LabelledFeatures {
+    /// Embeddings `(clips, D)`, not normalised.
+    pub features: Tensor,
+    /// The classes of each clip, at least one.
+    pub labels: Vec<Vec<usize>>,
+    /// Names of the clips.
+    pub clips: Vec<String>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Whether a clip may be of several classes.
+    pub multi_label: bool,
+}
+
+impl LabelledFeatures {
+    /// 1 for each class of each clip, else 0: `(clips, classes)`.
+    ///
+    /// # Errors
+    /// Outside a bug, none.
+    pub fn targets(&self) -> Result<Tensor> {
+        let width = self.classes.len();
+        let mut targets = vec![0f32; self.labels.len() * width];
+        for (clip, labels) in self.labels.iter().enumerate() {
+            for label in labels {
+                targets[clip * width + label] = 1.0;
+            }
+        }
+        Ok(Tensor::from_vec(targets, (self.labels.len(), width), self.features.device())?)
     }
 }
 
@@ -285,7 +350,7 @@ enum Source {
 
 /// The clips that could be read, and those that could not.
 struct Clips {
-    /// Embeddings of their windows `(W, D)`, and how many each clip has.
+    /// Embeddings of their windows `(W, D)`, not normalised, and how many each clip has.
     windows: Tensor,
     counts: Vec<usize>,
     kept: Vec<usize>,

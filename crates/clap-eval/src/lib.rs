@@ -19,6 +19,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test"))]
 
 mod bootstrap;
+mod classifier;
 mod embedded;
 mod embedding_cache;
 mod embedding_file;
@@ -38,11 +39,12 @@ mod tsne;
 mod zero_shot;
 
 pub use bootstrap::{Difference, Interval, compare, intervals};
+pub use classifier::ClassifierMetrics;
 pub use embedded::{Embedded, Windows};
 pub use embedding_cache::EmbeddingCache;
 pub use embedding_file::EmbeddingFile;
 pub use error::{Error, Result};
-pub use evaluation::{Evaluation, EvaluationConfig};
+pub use evaluation::{Evaluation, EvaluationConfig, LabelledFeatures};
 pub use headline::{HEADLINES, Headline};
 pub use loss::contrastive_loss;
 pub use multi_label::{MultiLabelMetrics, average_precision, multi_label, roc_auc};

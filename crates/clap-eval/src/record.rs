@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::bootstrap::intervals;
+use crate::classifier::ClassifierMetrics;
 use crate::error::Result;
 use crate::outcome::Outcome;
 use crate::retrieval::number;
@@ -88,6 +90,30 @@ impl Record {
         let several = outcome.multi_label.iter().map(|found| (Task::Classification, found.to_map()));
         let retrieval = outcome.retrieval.iter().map(|found| (Task::Retrieval, found.to_map()));
         one.chain(several).chain(retrieval).map(|(task, metrics)| record(task, metrics)).collect()
+    }
+
+    /// The record of a classifier that was trained, with intervals by the bootstrap of this seed.
+    ///
+    /// # Errors
+    /// Outside a bug, none.
+    pub fn of_classifier(
+        task: Task,
+        metrics: &ClassifierMetrics,
+        (dataset, split, model): (&str, &str, &str),
+        seed: u64,
+    ) -> Result<Self> {
+        let statistics = metrics.statistics();
+        let ends = intervals(&statistics.iter().map(|(_, statistic)| statistic).collect::<Vec<_>>(), seed)?;
+        let named = statistics.iter().zip(ends).filter_map(|((name, _), ends)| Some((name.clone(), ends?)));
+        Ok(Self {
+            dataset: dataset.to_owned(),
+            model: model.to_owned(),
+            split: split.to_owned(),
+            task,
+            metrics: metrics.to_map(),
+            intervals: named.map(|(name, ends)| (name, [ends.low, ends.high])).collect(),
+            settings: Map::new(),
+        })
     }
 
     /// One metric by name.

@@ -36,6 +36,7 @@ pub mod loss;
 pub mod optimizer;
 mod peak_memory;
 pub mod plot;
+pub mod probe;
 pub mod report;
 mod run_folder;
 mod schedule;
