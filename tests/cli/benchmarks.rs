@@ -7,7 +7,7 @@ use crate::cli::program::{tone, xtask};
 use crate::cli::run::trained;
 
 /// ESC-50 with ten clips of two classes in five folds, and a row whose sound is not there.
-fn esc50(folder: &Path) {
+pub(crate) fn esc50(folder: &Path) {
     fs::create_dir_all(folder.join("audio")).unwrap();
     fs::create_dir_all(folder.join("meta")).unwrap();
     let mut table = String::from("filename,fold,target,category,esc10,src_file,take\n");

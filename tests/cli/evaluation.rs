@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::cli::benchmarks::esc50;
 use crate::cli::program::{Ran, tone, xtask};
 use crate::cli::run::trained;
 
@@ -191,4 +192,33 @@ fn probes_learn_what_the_tower_hears() {
     refused(&["--long-audio", "vote"], 2, &["vote"]);
     refused(&["--mixup"], 2, &["--finetune"]);
     refused(&["--train-split", "dev"], 3, &["dev"]);
+}
+
+#[test]
+fn the_papers_suite_runs_what_is_there_and_names_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    esc50(&root.path().join("ESC-50-master"));
+    let (model, path) = (trained().model(), text(root.path()));
+    let out = text(&root.path().join("results"));
+    let suite = ["eval", "--suite", "paper", "--model", &model, "--root", &path, "--out", &out];
+    let ran = xtask(&[&suite[..], &["--probe-epochs", "5"]].concat());
+    assert!(ran.succeeds().stderr.contains("2 of 9 tasks done"), "{ran:#?}");
+    for missing in ["AudioCaps", "Clotho", "UrbanSound8K", "VGGSound", "FSD50K"] {
+        assert!(ran.stderr.contains(&format!("missing: {missing}")), "no {missing} in {ran:#?}");
+    }
+    assert!(!ran.stderr.contains("missing: ESC-50") && ran.stderr.contains("https://"), "{ran:#?}");
+    let names: Vec<String> =
+        fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for end in ["-zeroshot_classification.json", "-linear_probe.json", ".safetensors"] {
+        assert!(names.iter().any(|name| name.ends_with(end)), "{names:?}");
+    }
+    let report = text(&root.path().join("report"));
+    xtask(&["report", &out, "--out", &report]).succeeds();
+    let markdown = fs::read_to_string(root.path().join("report/report.md")).unwrap();
+    assert!(markdown.contains("The paper's table 4") && markdown.contains("| CLAP, K2C | 91.0 |"), "{markdown}");
+
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = ["eval", "--suite", "paper", "--model", &model, "--out", &out, "--root", &text(empty.path())];
+    xtask(&nothing).fails(1, &["no data set of the suite"]);
+    xtask(&["eval", "--suite", "paper", "--model", &model]).fails(2, &["--out"]);
 }

@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("clap-data", &["clap-audio"]),
     ("clap-nn", &[]),
     ("clap-encoders", &["clap-audio", "clap-nn"]),
-    ("clap-eval", &["clap-audio", "clap-data", "clap-nn", "clap-encoders"]),
+    ("clap-eval", &["clap-audio", "clap-data", "clap-encoders"]),
     ("clap-train", &["clap-audio", "clap-data", "clap-nn", "clap-encoders", "clap-eval"]),
 ];
 

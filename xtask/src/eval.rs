@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap_audio::FeatureExtractor;
 use clap_data::{DataSet, OpenOptions, Skipped, WaveCache};
 use clap_eval::{Embedded, EmbeddingFile, Evaluation, EvaluationConfig, Outcome, Record};
+use clap_train::Metrics;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -18,6 +19,7 @@ use crate::table;
 
 mod probe;
 mod requirement;
+mod suite;
 
 use requirement::Requirement;
 
@@ -32,8 +34,11 @@ pub(crate) const BOOTSTRAP_SEED: u64 = 0;
 
 pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     let requirements = args.require.iter().map(|text| Requirement::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(suite) = args.suite {
+        return suite::run(&args, suite);
+    }
     if let Some(head) = args.probe.head() {
-        return probe::run(&args, head);
+        return probe::run(&args, &load(&args.model)?, head);
     }
     let evaluated = if args.embeddings.is_empty() {
         let data = open(&args)?;
@@ -41,7 +46,14 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
     } else {
         by_file(&args)?
     };
-    let Evaluated { embedded, skipped, model, .. } = &evaluated;
+    let metrics = told(&args, &evaluated)?;
+    let missed: Vec<String> = requirements.iter().filter_map(|required| required.missed(&metrics)).collect();
+    if missed.is_empty() { Ok(Exit::Done) } else { Err(failure(Exit::NothingFound, missed.join("; "))) }
+}
+
+/// Measures, writes and prints; the metrics by name.
+fn told(args: &args::Eval, evaluated: &Evaluated) -> anyhow::Result<Metrics> {
+    let Evaluated { embedded, skipped, model, .. } = evaluated;
     for clip in skipped {
         eprintln!("skipped {clip}");
     }
@@ -68,8 +80,7 @@ pub(crate) fn run(args: args::Eval) -> anyhow::Result<Exit> {
         eprintln!("model {model}\ndata  {}, split {}", embedded.dataset, embedded.split);
         writeln!(out, "{}", table::evaluation(&metrics, &outcome.intervals(BOOTSTRAP_SEED)))?;
     }
-    let missed: Vec<String> = requirements.iter().filter_map(|required| required.missed(&metrics)).collect();
-    if missed.is_empty() { Ok(Exit::Done) } else { Err(failure(Exit::NothingFound, missed.join("; "))) }
+    Ok(metrics)
 }
 
 /// A split that was embedded, and how.

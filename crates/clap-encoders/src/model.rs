@@ -178,10 +178,18 @@ impl ClapModel {
         joint(&self.audio_projection, hidden, &mut Taps::none())
     }
 
-    /// What LAION's probes are trained on: the embedding before it is normalised, `(B, projection_dim)`.
+    /// What LAION's probes are trained on: the embedding before it is normalised, `(B, projection_dim)`, for inference.
     ///
     /// # Errors
     /// As [`ClapModel::get_audio_features`].
+    pub fn audio_projected(&self, input_features: &Tensor, is_longer: &[bool]) -> ClapResult<Tensor> {
+        self.audio_projected_t(input_features, is_longer, &mut Mode::eval())
+    }
+
+    /// As [`ClapModel::audio_projected`], differentiable, in training or evaluation.
+    ///
+    /// # Errors
+    /// As there.
     pub fn audio_projected_t(
         &self,
         input_features: &Tensor,
@@ -191,7 +199,7 @@ impl ClapModel {
         Ok(self.audio_projection.forward(&self.audio_hidden_t(input_features, is_longer, mode)?)?)
     }
 
-    /// Rows divided by their lengths: what makes an embedding of [`ClapModel::audio_projected_t`].
+    /// Rows divided by their lengths: what makes an embedding of [`ClapModel::audio_projected`].
     ///
     /// # Errors
     /// Outside a bug, none.

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::Device;
 use clap_audio::{FeatureExtractor, Waveform};
 use clap_encoders::{ClapModel, features_tensor};
-use clap_nn::Mode;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -155,7 +154,7 @@ fn key(model: &ClapModel, extractor: &FeatureExtractor, device: &Device, listeni
     let config = extractor.config();
     let features = extractor.extract(&noise(config.sampling_rate), extractor.default_policy(), None)?;
     let (features, is_longer) = features_tensor(&features, device)?;
-    let embeds = model.audio_projected_t(&features, &is_longer, &mut Mode::eval())?;
+    let embeds = model.audio_projected(&features, &is_longer)?;
     for value in embeds.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
         hash.update(value.to_le_bytes());
     }

@@ -15,7 +15,6 @@ use clap_audio::{FeatureExtractor, Features, LongAudio};
 use clap_data::caption::{self, Template};
 use clap_data::{DataSet, Loader, LoaderConfig, Skipped, WaveCache};
 use clap_encoders::{ClapModel, ClapTokenizer, features_tensor};
-use clap_nn::Mode;
 use rand::RngCore;
 
 use crate::embedded::{Embedded, Windows, means, normalised_means, prompts};
@@ -294,7 +293,7 @@ impl Evaluation {
         let mut rows = Vec::new();
         for windows in windows.chunks(self.config.batch_size.max(1)) {
             let (features, is_longer) = features_tensor(windows, device)?;
-            let projected = model.audio_projected_t(&features, &is_longer, &mut Mode::eval())?;
+            let projected = model.audio_projected(&features, &is_longer)?;
             rows.push(projected.to_dtype(DType::F32)?);
         }
         Ok(if rows.is_empty() { None } else { Some(Tensor::cat(&rows, 0)?) })

@@ -41,14 +41,19 @@ struct Split<'a> {
 
 /// A folder with the layout of a benchmark.
 #[derive(Clone, Serialize)]
-struct Found {
-    folder: PathBuf,
+pub(crate) struct Found {
+    pub(crate) folder: PathBuf,
     splits: Vec<String>,
 }
 
+/// Where benchmarks are looked for: the folder that is named, that of the environment, or the repository's.
+pub(crate) fn root(named: Option<&Path>) -> PathBuf {
+    let named = named.map(Path::to_owned).or_else(|| std::env::var_os(ROOT).map(PathBuf::from));
+    named.unwrap_or_else(|| crate::workspace().join("datasets"))
+}
+
 pub(super) fn run(args: &args::DatasetList) -> anyhow::Result<Exit> {
-    let named = args.root.clone().or_else(|| std::env::var_os(ROOT).map(PathBuf::from));
-    let root = named.unwrap_or_else(|| crate::workspace().join("datasets"));
+    let root = root(args.root.as_deref());
     let found = look(&root)?;
     let lines: Vec<Line<'_>> = benchmarks()
         .iter()
@@ -79,7 +84,7 @@ pub(super) fn run(args: &args::DatasetList) -> anyhow::Result<Exit> {
 }
 
 /// The benchmarks in a folder and in those directly in it, by name.
-fn look(root: &Path) -> anyhow::Result<Vec<(&'static str, Found)>> {
+pub(crate) fn look(root: &Path) -> anyhow::Result<Vec<(&'static str, Found)>> {
     let entries =
         root.read_dir().map_err(|error| failure(Exit::Data, format!("--root {}: {error}", root.display())))?;
     let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();

@@ -1,7 +1,7 @@
 //! `cargo xtask dataset`: say which data sets are known, look at some, and make new ones of them.
 
 mod inspect;
-mod list;
+pub(crate) mod list;
 mod overlap;
 mod pack;
 mod page;

@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 use super::{BOOTSTRAP_SEED, cache_folder, data_path};
 use crate::args::{self, LongAudio, ProbeHead};
 use crate::exit::{Exit, failure};
-use crate::model::{Loaded, load, model_folder};
+use crate::model::{Loaded, model_folder};
 use crate::{results, table};
 
 /// Names by which data sets call what is trained on, in the order in which they are looked for.
@@ -35,19 +35,18 @@ struct Tested {
     labels: Vec<Vec<usize>>,
 }
 
-pub(super) fn run(args: &args::Eval, head: ProbeHead) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &args::Eval, loaded: &Loaded, head: ProbeHead) -> anyhow::Result<Exit> {
     if matches!(args.model.long_audio, Some(LongAudio::Vote)) {
         return Err(failure(Exit::Usage, "--long-audio vote is for zero-shot classification; a probe takes windows"));
     }
     let rounds = rounds(args)?;
     let several = rounds[0].test.multi_label;
     let config = config(args, head, several);
-    let loaded = load(&args.model)?;
     let task = if args.probe.finetune { Task::FineTune } else { Task::Probe };
     let mut skipped = Vec::new();
     let tested = match task {
-        Task::FineTune => fine_tuned(args, &loaded, &rounds, config)?,
-        _ => probed(args, &loaded, &rounds, &config, &mut skipped)?,
+        Task::FineTune => fine_tuned(args, loaded, &rounds, config)?,
+        _ => probed(args, loaded, &rounds, &config, &mut skipped)?,
     };
     for clip in &skipped {
         eprintln!("skipped {clip}");
