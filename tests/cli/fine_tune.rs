@@ -170,7 +170,8 @@ fn audiocaps_and_clotho(root: &Path) {
         tone(&audiocaps.join(format!("sounds/{id}_{start}.wav")), 300.0, 1.0);
         table.push_str(&format!("91139,{id},{start},A woman talks as a pump hums\n"));
     }
-    fs::write(audiocaps.join("train.csv"), table).unwrap();
+    fs::write(audiocaps.join("train.csv"), &table).unwrap();
+    fs::write(audiocaps.join("val.csv"), table).unwrap();
     for split in ["development", "validation"] {
         fs::create_dir_all(clotho.join(split)).unwrap();
         let mut table = String::from("file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n");
@@ -194,6 +195,7 @@ fn the_papers_recipe_opens_both_data_sets() {
         format!("data.train={}", path("AudioCaps")),
         format!("data.more=[{{ path = '{}', split = 'development' }}]", path("Clotho")),
         format!("data.valid={}", path("Clotho")),
+        format!("eval.more=[{{ path = '{}', split = 'val' }}]", path("AudioCaps")),
         format!("data.tokenizer={}", tokenizer.display()),
         "data.batch_size=4".to_owned(),
         "model.init_text=".to_owned(),

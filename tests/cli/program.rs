@@ -85,6 +85,11 @@ pub(crate) fn program() -> &'static Path {
 
 /// A sine of `hz` for `seconds` at 16 kHz, written as 16-bit WAV.
 pub(crate) fn tone(path: &Path, hz: f32, seconds: f32) {
+    tones_in_turn(path, &[(hz, seconds)]);
+}
+
+/// Sines one after another, each of so many Hz and seconds.
+pub(crate) fn tones_in_turn(path: &Path, tones: &[(f32, f32)]) {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: 16_000,
@@ -92,9 +97,11 @@ pub(crate) fn tone(path: &Path, hz: f32, seconds: f32) {
         sample_format: hound::SampleFormat::Int,
     };
     let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for i in 0..(seconds * 16_000.0) as usize {
-        let sample = (i as f32 * hz * std::f32::consts::TAU / 16_000.0).sin();
-        writer.write_sample((sample * 8_000.0) as i16).unwrap();
+    for &(hz, seconds) in tones {
+        for i in 0..(seconds * 16_000.0) as usize {
+            let sample = (i as f32 * hz * std::f32::consts::TAU / 16_000.0).sin();
+            writer.write_sample((sample * 8_000.0) as i16).unwrap();
+        }
     }
     writer.finalize().unwrap();
 }

@@ -45,6 +45,7 @@ class Run:
         batch = safetensors.torch.load_file(os.path.join(self.folder, "batches", f"{number:03}.safetensors"))
         sound = {"waveform": batch["input_features"]}
         words = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        words["token_type_ids"] = torch.zeros_like(words["input_ids"])  # BERT's branch asks for them
         start = time.perf_counter()
         rate = self.scheduler(number)
         self.optimizer.zero_grad()

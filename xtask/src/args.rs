@@ -475,9 +475,22 @@ pub(crate) struct Bench {
     /// step by step in turns. The run's files go into this new folder (docs/parity.md)
     #[arg(long, value_name = "DIR", requires = "python", conflicts_with_all = ["ops", "loader", "only", "rounds"])]
     pub(crate) curve: Option<PathBuf>,
+    /// Recipe of that run (default: the embedded corpus's, without augmentation); its towers may have nothing random, no dropout and no drop path.
+    /// Augmentation of the recipe is in the batches, which both sides are given
+    #[arg(long, value_name = "FILE.toml", requires = "curve", conflicts_with = "write")]
+    pub(crate) config: Option<PathBuf>,
     /// Steps of that run
     #[arg(long, value_name = "N", requires = "curve", default_value_t = NonZeroUsize::new(200).expect("200 is not zero"))]
     pub(crate) steps: NonZeroUsize,
+    /// Measure the ranks of a large split in both directions beside PyTorch's; its embeddings go into this folder (docs/metrics.md)
+    #[arg(long, value_name = "DIR", requires = "python", conflicts_with_all = ["ops", "loader", "only", "rounds", "curve"])]
+    pub(crate) retrieval: Option<PathBuf>,
+    /// Clips of that split
+    #[arg(long, value_name = "N", requires = "retrieval", default_value_t = NonZeroUsize::new(100_000).expect("100,000 is not zero"))]
+    pub(crate) clips: NonZeroUsize,
+    /// Captions of that split
+    #[arg(long, value_name = "N", requires = "retrieval", default_value_t = NonZeroUsize::new(500_000).expect("500,000 is not zero"))]
+    pub(crate) captions: NonZeroUsize,
     /// Cases whose names hold one of these, for example --only pann,train (default: all)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) only: Vec<String>,

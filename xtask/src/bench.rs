@@ -13,6 +13,7 @@ mod models;
 mod ops;
 mod peak;
 mod report;
+mod retrieval;
 mod towers;
 mod workload;
 
@@ -30,8 +31,9 @@ pub(crate) fn run(args: &args::Bench, threads: Option<NonZeroUsize>) -> anyhow::
         time(line, args.rounds)?;
     } else {
         let threads = threads.map_or_else(rayon::current_num_threads, NonZeroUsize::get);
-        match (&args.curve, &args.python) {
-            (Some(folder), Some(python)) => curve::run(args, folder, python, threads)?,
+        match (&args.curve, &args.retrieval, &args.python) {
+            (Some(folder), _, Some(python)) => curve::run(args, folder, python, threads)?,
+            (_, Some(folder), Some(python)) => retrieval::run(args, folder, python, threads)?,
             _ if args.ops => ops::run(args, threads)?,
             _ if args.loader => loader::run(args, threads)?,
             _ => models::run(args, threads)?,

@@ -1,13 +1,14 @@
 //! `cargo xtask eval`: retrieval and zero-shot classification of a model, or of embeddings that any program made, on a data set.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap_audio::FeatureExtractor;
 use clap_data::{DataSet, OpenOptions, Skipped, WaveCache};
-use clap_eval::{Embedded, EmbeddingFile, Evaluation, EvaluationConfig, Outcome, Record};
-use clap_train::Metrics;
+use clap_eval::{Embedded, EmbeddingFile, Evaluation, EvaluationConfig, Interval, Outcome, Record};
+use clap_train::{Metrics, TrainConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -65,7 +66,8 @@ fn told(args: &args::Eval, evaluated: &Evaluated) -> anyhow::Result<Metrics> {
     }
 
     let outcome = embedded.measure()?;
-    let records = evaluated.records(&outcome);
+    let intervals = outcome.intervals(BOOTSTRAP_SEED);
+    let records = evaluated.records(&outcome, &intervals);
     if let Some(folder) = &args.out {
         Results { records: records.clone(), embedded: embedded.clone() }.save(folder)?;
         eprintln!("results {}", folder.display());
@@ -78,7 +80,7 @@ fn told(args: &args::Eval, evaluated: &Evaluated) -> anyhow::Result<Metrics> {
         }
     } else {
         eprintln!("model {model}\ndata  {}, split {}", embedded.dataset, embedded.split);
-        writeln!(out, "{}", table::evaluation(&metrics, &outcome.intervals(BOOTSTRAP_SEED)))?;
+        writeln!(out, "{}", table::evaluation(&metrics, &intervals))?;
     }
     Ok(metrics)
 }
@@ -94,9 +96,9 @@ pub(crate) struct Evaluated {
 
 impl Evaluated {
     /// A record of each task.
-    pub(crate) fn records(&self, outcome: &Outcome) -> Vec<Record> {
+    fn records(&self, outcome: &Outcome, intervals: &BTreeMap<String, Interval>) -> Vec<Record> {
         let Embedded { dataset, split, .. } = &self.embedded;
-        let mut records = Record::of(outcome, dataset, split, &self.model, BOOTSTRAP_SEED);
+        let mut records = Record::of(outcome, intervals, (dataset, split, &self.model));
         for record in &mut records {
             record.settings.clone_from(&self.settings);
         }
@@ -115,13 +117,9 @@ pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> any
     let data = Arc::new(data);
     let model = &loaded.model;
     let defaults = EvaluationConfig::default();
-    // The prompts of a benchmark are part of it: with those of the run a number could not be compared.
     let trained = loaded.run.as_ref();
     let positions = model.config().text_config.max_tokens();
-    let templates = match (args.template.as_slice(), trained) {
-        ([], Some(run)) if data.templates.is_empty() => vec![run.eval.template.clone()],
-        (asked, _) => asked.to_vec(),
-    };
+    let templates = templates(args, &data, trained);
     let config = EvaluationConfig {
         templates: templates.clone(),
         long_audio: args.model.long_audio.map(Into::into),
@@ -135,7 +133,7 @@ pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> any
     let evaluation = Evaluation::new(Arc::clone(&data), waves, Arc::new(extractor), config)?;
     let cache = match cache_folder(args) {
         None => None,
-        Some(folder) => Some(Arc::new(evaluation.cache(&folder, model.model(), model.device())?)),
+        Some(folder) => evaluation.cache(&folder, model.model(), model.device())?.map(Arc::new),
     };
     let known = cache.as_ref().map_or(0, |cache| cache.len());
     let bar = ProgressBar::new(data.samples.len() as u64);
@@ -154,28 +152,39 @@ pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> any
         }
     }
     let skipped = data.skipped.iter().cloned().chain(skipped).collect();
-    let preset = serde_json::to_value(model.extractor().preset())?;
-    let used = match (templates.as_slice(), data.templates.as_slice()) {
-        ([], []) => vec![EvaluationConfig::TEMPLATE.to_owned()],
-        ([], own) => own.to_vec(),
-        (asked, _) => asked.to_vec(),
-    };
-    let long_audio = args.model.long_audio.map_or_else(
-        || model.extractor().default_policy().to_string(),
-        |policy| {
-            clap::ValueEnum::to_possible_value(&policy).map_or_else(String::new, |value| value.get_name().to_owned())
-        },
-    );
-    let settings = json!({
-        "data": std::path::absolute(data_path(args))?,
-        "templates": used,
-        "long_audio": long_audio,
-        "preset": preset,
-        "dtype": args.model.dtype,
-        "bootstrap_seed": BOOTSTRAP_SEED,
-    });
-    let Value::Object(settings) = settings else { unreachable!("an object was written") };
+    let mut settings = listening(args, loaded)?;
+    settings.insert("templates".to_owned(), templates.into());
     Ok(Evaluated { embedded, skipped, model: loaded.name.clone(), settings })
+}
+
+/// How a model was given the data, for a record.
+fn listening(args: &args::Eval, loaded: &Loaded) -> anyhow::Result<Map<String, Value>> {
+    let extractor = loaded.model.extractor();
+    let policy = args.model.long_audio.and_then(|policy| clap::ValueEnum::to_possible_value(&policy));
+    let policy = policy.map_or_else(|| extractor.default_policy().to_string(), |value| value.get_name().to_owned());
+    let mut settings = Map::new();
+    for (name, value) in [
+        ("data", json!(std::path::absolute(data_path(args))?)),
+        ("exclude", json!(args.exclude)),
+        ("long_audio", json!(policy)),
+        ("seed", json!(args.model.seed)),
+        ("preset", json!(extractor.preset())),
+        ("dtype", json!(args.model.dtype)),
+        ("bootstrap_seed", json!(BOOTSTRAP_SEED)),
+    ] {
+        settings.insert(name.to_owned(), value);
+    }
+    Ok(settings)
+}
+
+/// The prompts of classes: those asked for, else the data set's own, which are part of a benchmark, else the run's, else the usual one.
+fn templates(args: &args::Eval, data: &DataSet, trained: Option<&TrainConfig>) -> Vec<String> {
+    match (args.template.as_slice(), data.templates.as_slice(), trained) {
+        ([], [], Some(run)) => vec![run.eval.template.clone()],
+        ([], [], None) => vec![EvaluationConfig::TEMPLATE.to_owned()],
+        ([], own, _) => own.to_vec(),
+        (asked, ..) => asked.to_vec(),
+    }
 }
 
 /// Takes embeddings from files; the data set gives captions and labels where the file does not.
@@ -185,8 +194,9 @@ fn by_file(args: &args::Eval) -> anyhow::Result<Evaluated> {
     let settings = Map::from_iter([("bootstrap_seed".to_owned(), BOOTSTRAP_SEED.into())]);
     let (embedded, skipped) = match file {
         EmbeddingFile::Split(split) => {
-            if args.data.is_some() {
-                eprintln!("{model} says itself what it is of; --data is not looked at");
+            if args.data.is_some() || args.split.is_some() || args.exclude.is_some() || !args.template.is_empty() {
+                let text = "says itself what it is of: leave out --data, --split, --exclude and --template";
+                return Err(failure(Exit::Usage, format!("{model} {text}")));
             }
             (*split, Vec::new())
         }
@@ -197,10 +207,7 @@ fn by_file(args: &args::Eval) -> anyhow::Result<Evaluated> {
         }
         file => {
             let data = open(args)?;
-            let templates = match (args.template.as_slice(), data.templates.is_empty()) {
-                ([], true) => vec![EvaluationConfig::TEMPLATE.to_owned()],
-                (asked, _) => asked.to_vec(),
-            };
+            let templates = templates(args, &data, None);
             let templates = templates.iter().map(|pattern| clap_data::caption::template(pattern));
             let (embedded, mut skipped) = file.join(&data, &templates.collect::<Result<Vec<_>, _>>()?)?;
             skipped.splice(0..0, data.skipped);

@@ -23,9 +23,9 @@ pub(crate) struct Results {
 impl Results {
     pub(crate) fn save(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        self.records.iter().try_for_each(|record| save_record(folder, record))?;
         let stem = stem(&self.embedded.dataset, &self.embedded.split);
-        self.embedded.save(&folder.join(format!("{stem}.safetensors")))?;
-        self.records.iter().try_for_each(|record| save_record(folder, record))
+        Ok(self.embedded.save(&folder.join(format!("{stem}.safetensors")))?)
     }
 }
 
@@ -33,6 +33,11 @@ impl Results {
 pub(crate) fn save_record(folder: &Path, record: &Record) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("{}-{}.json", stem(&record.dataset, &record.split), record.task.name()));
+    let before = fs::read_to_string(&path).ok().and_then(|text| Record::from_json_line(text.trim()).ok());
+    if let Some(other) = before.filter(|other| other.model != record.model) {
+        let text = format!("{} is of {}; give each model a folder of its own", path.display(), other.model);
+        return Err(failure(Exit::Usage, text));
+    }
     fs::write(&path, record.to_json_line() + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::evaluation::targets;
 use crate::multi_label::{MultiLabelMetrics, multi_label};
 use crate::statistic::Statistic;
 use crate::zero_shot::{ZeroShotMetrics, zero_shot};
@@ -29,13 +30,7 @@ impl ClassifierMetrics {
         let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         // A logit is the product with a unit vector, so this ranks by logits, and checks the labels.
         let by_clip = zero_shot(&logits, &Tensor::eye(classes, DType::F32, &Device::Cpu)?, &first)?;
-        let mut targets = vec![0f32; labels.len() * classes];
-        for (clip, labels) in labels.iter().enumerate() {
-            for label in labels.iter().filter(|label| **label < classes) {
-                targets[clip * classes + label] = 1.0;
-            }
-        }
-        let targets = Tensor::from_vec(targets, (labels.len(), classes), &Device::Cpu)?;
+        let targets = targets(labels, classes, several, &Device::Cpu)?;
         Ok(Self { by_class: multi_label(&logits, &targets)?, by_clip: (!several).then_some(by_clip) })
     }
 
@@ -79,5 +74,8 @@ mod tests {
         assert!(!several.to_map().contains_key("acc5") && several.to_map().contains_key("map"));
         assert!(ClassifierMetrics::new(&logits, &[vec![0], vec![3], vec![1]], false).is_err());
         assert!(ClassifierMetrics::new(&logits, &[vec![0]], false).is_err());
+        // Of two labels the first is the right one, whatever the order of the classes.
+        let first = ClassifierMetrics::new(&logits, &[vec![1, 0], vec![1], vec![1]], false).unwrap();
+        assert_eq!((first.by_class.acc, first.by_clip.unwrap().acc1), (1.0 / 3.0, 1.0 / 3.0));
     }
 }

@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use clap_data::caption::Template;
 use clap_data::{DataSet, Sample, Skipped};
 
 use crate::error::{Error, Result};
+use crate::evaluation::targets;
 use crate::multi_label::{MultiLabelMetrics, multi_label};
 use crate::outcome::Outcome;
 use crate::retrieval::retrieval;
+use crate::similarity::{Embeddings, check_product};
 use crate::zero_shot::{zero_shot, zero_shot_by_votes};
 
 /// Embeddings of one split by one model.
@@ -126,16 +128,12 @@ impl Embedded {
     }
 
     fn multi_label(&self, rows: &[usize], class_embeds: &Tensor) -> Result<MultiLabelMetrics> {
-        let audio = select(&self.audio, rows)?.to_dtype(DType::F32)?;
-        let scores = audio.matmul(&class_embeds.to_dtype(DType::F32)?.t()?)?; // (clips, classes)
-        let (clips, width) = scores.dims2()?;
-        let mut labels = vec![0f32; clips * width];
-        for (clip, &row) in rows.iter().enumerate() {
-            for &class in &self.labels[row] {
-                labels[clip * width + class] = 1.0;
-            }
-        }
-        multi_label(&scores, &Tensor::from_vec(labels, (clips, width), &Device::Cpu)?)
+        let audio = Embeddings::new("audio", &select(&self.audio, rows)?)?;
+        let classes = Embeddings::new("class", class_embeds)?;
+        check_product(&audio, &classes)?;
+        let scores = audio.matrix.matmul(&classes.matrix.t()?)?; // (clips, classes)
+        let labels: Vec<Vec<usize>> = rows.iter().map(|&row| self.labels[row].clone()).collect();
+        multi_label(&scores, &targets(&labels, self.classes.len(), true, &Device::Cpu)?)
     }
 }
 

@@ -6,12 +6,13 @@
 //! record: SHA-256 of the encoded sound (32) · windows u32 · width u32 · windows·width f32 · first 8 bytes of SHA-256 of all that
 //! ```
 //!
-//! A model is known by what it makes of a fixed noise, so that weights, float type, kernels and anything else that changes a bit of an
-//! embedding makes a new file, and nothing has to be declared.
+//! A model is known by what it makes of a fixed noise, so that weights, float type, kernels and whatever else changes a bit of an embedding
+//! makes a new file, and nothing has to be declared. Decoding and resampling are not heard there; they are in [`VERSION`].
+//! One process at a time writes a file; others only read it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,9 @@ use crate::error::{Error, Result};
 /// SHA-256 of an encoded sound.
 pub(crate) type SoundHash = [u8; 32];
 
+/// To be raised where sounds come to be decoded or resampled otherwise.
+const VERSION: u32 = 1;
+
 const HEAD: usize = 32 + 4 + 4;
 const CHECK: usize = 8;
 
@@ -37,7 +41,8 @@ pub struct EmbeddingCache {
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
+    /// `None` where another process writes.
+    file: Option<File>,
     known: HashMap<SoundHash, Arc<WindowEmbeds>>,
 }
 
@@ -69,16 +74,17 @@ impl EmbeddingCache {
     fn at(folder: &Path, key: &str) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(format!("{key}.embeddings"));
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
         let (mut known, mut at) = (HashMap::new(), 0);
         while let Some((hash, embeds, length)) = record(&bytes[at..]) {
             known.insert(hash, Arc::new(embeds));
             at += length;
         }
-        if at < bytes.len() {
+        // Whose lock it is may still be writing what looks torn.
+        let file = file.try_lock().is_ok().then_some(file);
+        if let Some(file) = file.as_ref().filter(|_| at < bytes.len()) {
             file.set_len(at as u64).map_err(Error::io(&path))?;
-            file.seek(SeekFrom::End(0)).map_err(Error::io(&path))?;
         }
         Ok(Self { path, inner: Mutex::new(Inner { file, known }) })
     }
@@ -119,8 +125,9 @@ impl EmbeddingCache {
         let check = Sha256::digest(&bytes);
         bytes.extend(&check[..CHECK]);
         let mut inner = self.inner();
-        // One write for each record, so that two evaluations at once do not mix theirs.
-        inner.file.write_all(&bytes).map_err(Error::io(&self.path))?;
+        if let Some(file) = &mut inner.file {
+            file.write_all(&bytes).map_err(Error::io(&self.path))?;
+        }
         inner.known.insert(hash, Arc::new(embeds));
         Ok(())
     }
@@ -150,9 +157,11 @@ fn record(bytes: &[u8]) -> Option<(SoundHash, WindowEmbeds, usize)> {
 fn key(model: &ClapModel, extractor: &FeatureExtractor, device: &Device, listening: &str) -> Result<String> {
     let mut hash = Sha256::new();
     let front_end = serde_json::to_string(extractor.config())?;
-    hash.update(format!("{front_end}\n{:?}\n{listening}\n", extractor.preset()));
+    hash.update(format!("{VERSION}\n{front_end}\n{:?}\n{listening}\n", extractor.preset()));
     let config = extractor.config();
-    let features = extractor.extract(&noise(config.sampling_rate), extractor.default_policy(), None)?;
+    // Longer than the window, so that what a model does with the views of a longer clip is heard as well.
+    let seconds = 1.25 * config.max_length_s;
+    let features = extractor.extract(&noise(config.sampling_rate, seconds), extractor.default_policy(), None)?;
     let (features, is_longer) = features_tensor(&features, device)?;
     let embeds = model.audio_projected(&features, &is_longer)?;
     for value in embeds.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
@@ -161,14 +170,14 @@ fn key(model: &ClapModel, extractor: &FeatureExtractor, device: &Device, listeni
     Ok(hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A second of white noise from a congruential generator.
-fn noise(sample_rate: u32) -> Waveform {
+/// White noise from a congruential generator.
+fn noise(sample_rate: u32, seconds: f64) -> Waveform {
     let mut state = 1u32;
     let mut sample = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
-    Waveform { samples: (0..sample_rate).map(|_| sample()).collect(), sample_rate }
+    Waveform { samples: (0..(f64::from(sample_rate) * seconds) as usize).map(|_| sample()).collect(), sample_rate }
 }
 
 #[cfg(test)]
@@ -196,6 +205,20 @@ mod tests {
         assert!(EmbeddingCache::at(folder.path(), "another model").unwrap().is_empty());
     }
 
+    /// A second process at the same time reads, and leaves the file alone.
+    #[test]
+    fn one_process_writes_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let hashes = [b"one".as_slice(), b"two"].map(sound_hash);
+        let first = EmbeddingCache::at(folder.path(), "k").unwrap();
+        first.put(hashes[0], embeds(0.5, 1)).unwrap();
+        let second = EmbeddingCache::at(folder.path(), "k").unwrap();
+        second.put(hashes[1], embeds(1.5, 1)).unwrap();
+        assert_eq!((second.len(), first.len()), (2, 1));
+        drop((first, second));
+        assert_eq!(EmbeddingCache::at(folder.path(), "k").unwrap().len(), 1);
+    }
+
     /// A process that dies while it writes, or a disk that lies, costs the records from there on.
     #[test]
     fn a_torn_end_is_cut_off_and_written_anew() {
@@ -205,22 +228,24 @@ mod tests {
         cache.put(hashes[0], embeds(0.5, 2)).unwrap();
         let first = fs::metadata(cache.path()).unwrap().len() as usize;
         cache.put(hashes[1], embeds(1.5, 2)).unwrap();
-        let whole = fs::read(cache.path()).unwrap();
+        let path = cache.path().to_owned();
+        drop(cache);
+        let whole = fs::read(&path).unwrap();
         for cut in [first + 1, first + HEAD, whole.len() - 1] {
-            fs::write(cache.path(), &whole[..cut]).unwrap();
+            fs::write(&path, &whole[..cut]).unwrap();
             let again = EmbeddingCache::at(folder.path(), "k").unwrap();
             assert_eq!(again.len(), 1, "cut at {cut}");
             again.put(hashes[1], embeds(1.5, 2)).unwrap();
-            assert_eq!(fs::read(cache.path()).unwrap(), whole);
+            assert_eq!(fs::read(&path).unwrap(), whole);
         }
         let mut flipped = whole.clone();
         flipped[HEAD + 2] ^= 1;
-        fs::write(cache.path(), &flipped).unwrap();
+        fs::write(&path, &flipped).unwrap();
         assert!(EmbeddingCache::at(folder.path(), "k").unwrap().is_empty());
         // A count that promises more than the file has.
         let mut boastful = whole;
         boastful[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
-        fs::write(cache.path(), &boastful).unwrap();
+        fs::write(&path, &boastful).unwrap();
         assert!(EmbeddingCache::at(folder.path(), "k").unwrap().is_empty());
     }
 }

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use clap_data::caption::{self, Template};
+use clap_data::caption::Template;
 use clap_data::{DataSet, Skipped};
 use npyz::{NpyFile, TypeChar};
 use safetensors::tensor::TensorView;
@@ -150,7 +150,7 @@ impl EmbeddingFile {
         }
     }
 
-    /// The embeddings with the captions and labels of `data`, classes said by its own prompts where `templates` is empty and else by these.
+    /// The embeddings with the captions and labels of `data`, its classes being said by these prompts.
     /// Clips without an embedding, and clips that cannot be classified, come second.
     ///
     /// # Errors
@@ -192,17 +192,23 @@ fn named(
     templates: &[Template],
     skipped: &mut Vec<Skipped>,
 ) -> Result<Embedded> {
-    // A file may be called by any path that leads to it; its name alone serves where no two are called so.
+    // A file may be called by any path that leads to it; its name alone serves where no two are called so, here or there.
     let file_name = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
     let mut by_file_name: HashMap<String, Option<&Vec<f32>>> = HashMap::new();
     for (id, row) in audio {
         by_file_name.entry(file_name(id)).and_modify(|row| *row = None).or_insert(Some(row));
     }
+    let mut clips_called: HashMap<String, usize> = HashMap::new();
+    for sample in &data.samples {
+        *clips_called.entry(file_name(&sample.audio.name())).or_default() += 1;
+    }
     let (mut kept, mut rows) = (Vec::new(), Vec::new());
     for (index, sample) in data.samples.iter().enumerate() {
         let source = sample.audio.name();
         let found = audio.get(&sample.id).or_else(|| audio.get(&source));
-        match found.or_else(|| by_file_name.get(&file_name(&source)).copied().flatten()) {
+        let name = file_name(&source);
+        let alone = clips_called.get(&name) == Some(&1);
+        match found.or_else(|| by_file_name.get(&name).copied().flatten().filter(|_| alone)) {
             Some(row) => {
                 kept.push(index);
                 rows.push(row);
@@ -239,15 +245,7 @@ fn named_texts(
         embedded.text = all("captions", &embedded.captions)?;
     }
     if embedded.is_labelled() {
-        let templates = match templates {
-            [] => data
-                .templates
-                .iter()
-                .map(|pattern| caption::template(pattern))
-                .collect::<std::result::Result<_, _>>()?,
-            asked => asked.to_vec(),
-        };
-        let rows = all("prompts of classes", &prompts(data, &templates))?;
+        let rows = all("prompts of classes", &prompts(data, templates))?;
         let counts = vec![templates.len(); data.classes.len()];
         embedded.class_embeds = rows.map(|rows| normalised_means(&rows, &counts)).transpose()?;
     }

@@ -108,15 +108,16 @@ impl Evaluation {
         self.config.long_audio.unwrap_or_else(|| self.extractor.default_policy())
     }
 
-    /// The cache in `folder` of a model's embeddings, by this evaluation's front end and policy for long clips.
+    /// The cache in `folder` of a model's embeddings, by this evaluation's front end and policy for long clips. `None` for the policy that
+    /// draws: a draw depends on the clip's place in its split, too.
     ///
     /// # Errors
     /// As [`EmbeddingCache::open`].
-    pub fn cache(&self, folder: &Path, model: &ClapModel, device: &Device) -> Result<EmbeddingCache> {
-        let policy = self.policy();
-        // Only the policy that is random by name draws.
-        let seed = if matches!(policy, LongAudio::Random) { self.config.seed } else { 0 };
-        EmbeddingCache::open(folder, model, &self.extractor, device, &format!("{policy} {seed}"))
+    pub fn cache(&self, folder: &Path, model: &ClapModel, device: &Device) -> Result<Option<EmbeddingCache>> {
+        match self.policy() {
+            LongAudio::Random => Ok(None),
+            policy => EmbeddingCache::open(folder, model, &self.extractor, device, &policy.to_string()).map(Some),
+        }
     }
 
     /// Embeds every clip, caption and class and measures. `progress` is told the number of clips done, and of all.
@@ -316,20 +317,30 @@ pub struct LabelledFeatures {
 }
 
 impl LabelledFeatures {
-    /// 1 for each class of each clip, else 0: `(clips, classes)`.
+    /// What a head learns: [`targets`] of these labels.
     ///
     /// # Errors
     /// Outside a bug, none.
     pub fn targets(&self) -> Result<Tensor> {
-        let width = self.classes.len();
-        let mut targets = vec![0f32; self.labels.len() * width];
-        for (clip, labels) in self.labels.iter().enumerate() {
-            for label in labels {
-                targets[clip * width + label] = 1.0;
-            }
-        }
-        Ok(Tensor::from_vec(targets, (self.labels.len(), width), self.features.device())?)
+        targets(&self.labels, self.classes.len(), self.multi_label, self.features.device())
     }
+}
+
+/// 1 for each class of each clip, or for its first one where clips have one each, else 0: `(clips, classes)`.
+///
+/// # Errors
+/// A label that is no class.
+pub fn targets(labels: &[Vec<usize>], classes: usize, several: bool, device: &Device) -> Result<Tensor> {
+    let mut targets = vec![0f32; labels.len() * classes];
+    for (clip, labels) in labels.iter().enumerate() {
+        for &label in labels.iter().take(if several { labels.len() } else { 1 }) {
+            if label >= classes {
+                return Err(Error::LabelOutOfRange { clip, label, classes });
+            }
+            targets[clip * classes + label] = 1.0;
+        }
+    }
+    Ok(Tensor::from_vec(targets, (labels.len(), classes), device)?)
 }
 
 /// What the loader makes of a clip.

@@ -44,7 +44,7 @@ pub use embedded::{Embedded, Windows};
 pub use embedding_cache::EmbeddingCache;
 pub use embedding_file::EmbeddingFile;
 pub use error::{Error, Result};
-pub use evaluation::{Evaluation, EvaluationConfig, LabelledFeatures};
+pub use evaluation::{Evaluation, EvaluationConfig, LabelledFeatures, targets};
 pub use headline::{HEADLINES, Headline};
 pub use loss::contrastive_loss;
 pub use multi_label::{MultiLabelMetrics, average_precision, multi_label, roc_auc};

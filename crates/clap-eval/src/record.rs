@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::bootstrap::intervals;
+use crate::bootstrap::{Interval, intervals};
 use crate::classifier::ClassifierMetrics;
 use crate::error::Result;
 use crate::outcome::Outcome;
@@ -65,10 +65,13 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of each task of an outcome, with intervals by the bootstrap of this seed.
+    /// A record of each task of an outcome, with its [`Outcome::intervals`].
     #[must_use]
-    pub fn of(outcome: &Outcome, dataset: &str, split: &str, model: &str, seed: u64) -> Vec<Self> {
-        let intervals = outcome.intervals(seed);
+    pub fn of(
+        outcome: &Outcome,
+        intervals: &BTreeMap<String, Interval>,
+        (dataset, split, model): (&str, &str, &str),
+    ) -> Vec<Self> {
         let record = |task: Task, metrics: Map<String, Value>| {
             let prefix = if task == Task::Retrieval { "" } else { "zeroshot_" };
             let interval = |name: &String| Some((name.clone(), intervals.get(&format!("{prefix}{name}"))?));
@@ -151,7 +154,7 @@ mod tests {
             zero_shot: Some(crate::zero_shot(&eye, &eye, &[0, 1]).unwrap()),
             ..Outcome::default()
         };
-        Record::of(&outcome, "a \"quoted\" set", "valid", "runs/a", 0)
+        Record::of(&outcome, &outcome.intervals(0), ("a \"quoted\" set", "valid", "runs/a"))
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub struct DataConfig {
     pub readers: usize,
 }
 
-/// `[[data.more]]`: one more data set to learn from.
+/// `[[data.more]]`: one more data set to learn from; `[[eval.more]]`: one more to be measured on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
@@ -204,8 +204,11 @@ pub struct EvalConfig {
     /// The prompt of zero-shot classification; `{label}` is replaced.
     pub template: String,
     /// The best checkpoint has the greatest mean of these metrics: names of clap-eval's retrieval metrics, and of its
-    /// zero-shot metrics with `zeroshot_` in front (`zeroshot_acc1`).
+    /// zero-shot metrics with `zeroshot_` in front (`zeroshot_acc1`). With `more` the mean is over all data sets as well.
     pub select: Vec<String>,
+    /// More validation clips, beside `data.valid`. Their metrics are called by data set and split, as in LAION's logs:
+    /// `audiocaps-val/text_to_audio_R@1`.
+    pub more: Vec<SourceConfig>,
 }
 
 /// `[checkpoint]`: each evaluation writes one; `best` and `latest` always point at theirs.
@@ -311,6 +314,7 @@ impl Default for EvalConfig {
             batch_size: 32,
             template: "this is a sound of {label}".to_owned(),
             select: vec!["audio_to_text_mAP@10".to_owned(), "text_to_audio_mAP@10".to_owned()],
+            more: Vec::new(),
         }
     }
 }
@@ -337,7 +341,7 @@ impl TrainConfig {
         let train = Some(&mut data.train).filter(|train| !Stream::is_needed(train));
         let tables =
             [&mut data.exclude, &mut data.valid, &mut data.captions, &mut data.more_captions, &mut data.tokenizer];
-        let more = data.more.iter_mut().flat_map(|source| {
+        let more = data.more.iter_mut().chain(&mut self.eval.more).flat_map(|source| {
             [Some(&mut source.path), source.captions.as_mut(), source.more_captions.as_mut()].into_iter().flatten()
         });
         let named = train.into_iter().chain(tables.into_iter().flatten()).chain(more);

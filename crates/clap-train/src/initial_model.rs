@@ -95,7 +95,7 @@ pub(crate) fn new_model(config: &mut TrainConfig, device: &Device) -> Result<Par
 fn with_heads(mut clap_config: ClapConfig, config: &TrainConfig) -> ClapConfig {
     match config.loss.name {
         Objective::Contrastive => {}
-        Objective::Mlp => clap_config.mlp_loss = true,
+        Objective::Mlp => (clap_config.mlp_loss, clap_config.mlp_dropout) = (true, config.loss.mlp_dropout),
         Objective::Sigmoid => {
             clap_config.logit_bias_init_value.get_or_insert(config.model.logit_bias_init_value);
         }

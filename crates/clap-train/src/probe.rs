@@ -7,7 +7,7 @@
 use candle_core::{D, DType, Device, Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 use clap_nn::init::{seeded_vars, torch_default};
-use clap_nn::{Activation, Linear, Mode, Vars, dropout};
+use clap_nn::{Activation, Linear, Mode, dropout};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,7 +17,7 @@ use crate::optimizer::{Optimizer, OptimizerConfig};
 
 mod fine_tune;
 
-pub use fine_tune::{FineTune, FineTuneConfig, Tuned};
+pub use fine_tune::{Answers, FineTune, FineTuneConfig, Tuned};
 
 /// Width of the two-layer head, and the dropout in it.
 const HIDDEN: usize = 1024;
@@ -37,7 +37,7 @@ pub enum HeadKind {
 pub enum ProbeLoss {
     /// Binary cross-entropy of each class by itself.
     Bce,
-    /// Cross-entropy with the first class of each clip.
+    /// Cross-entropy with the class of each clip, or with the shares of mixed clips' classes.
     Ce,
     /// Squared distance of the logits from 0 and 1.
     Mse,
@@ -92,10 +92,8 @@ impl ProbeLoss {
                 let rest = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
                 ((positive - (logits * targets)?)? + rest)?.mean_all()
             }
-            Self::Ce => {
-                let first = targets.argmax_keepdim(D::Minus1)?;
-                candle_nn::ops::log_softmax(logits, D::Minus1)?.gather(&first, D::Minus1)?.mean_all()?.neg()
-            }
+            // LAION takes the class of the greatest target; of one class a clip that is the same.
+            Self::Ce => (candle_nn::ops::log_softmax(logits, D::Minus1)? * targets)?.sum(D::Minus1)?.mean_all()?.neg(),
             Self::Mse => (logits - targets)?.sqr()?.mean_all(),
         }
     }
@@ -142,7 +140,6 @@ impl Head {
 #[derive(Debug)]
 pub struct Probe {
     head: Head,
-    vars: Vars,
 }
 
 impl Probe {
@@ -184,7 +181,7 @@ impl Probe {
             }
             progress(epoch + 1, sum / clips as f64);
         }
-        Ok(Self { head, vars })
+        Ok(Self { head })
     }
 
     /// Logits `(N, classes)` of features `(N, width)`.
@@ -193,12 +190,6 @@ impl Probe {
     /// Where the width differs.
     pub fn logits(&self, features: &Tensor) -> Result<Tensor> {
         Ok(self.head.forward_t(&features.to_dtype(DType::F32)?, &mut Mode::eval())?.detach())
-    }
-
-    /// The head's weights by LAION's names.
-    #[must_use]
-    pub fn weights(&self) -> std::collections::HashMap<String, Tensor> {
-        self.vars.to_tensors()
     }
 }
 
@@ -228,7 +219,7 @@ mod tests {
         Tensor::new(&rows, &Device::Cpu).unwrap()
     }
 
-    /// Values of `torch.nn.BCEWithLogitsLoss`, `CrossEntropyLoss` (of the argmax) and `MSELoss`, written out.
+    /// Values of `torch.nn.BCEWithLogitsLoss`, `CrossEntropyLoss` and `MSELoss`, written out.
     #[test]
     fn losses_are_torchs() {
         let (logits, targets) =
@@ -292,6 +283,17 @@ mod tests {
         }
         let error = Probe::fit(&(features * f64::NAN).unwrap(), &targets, &plain, &mut |_, _| {}).unwrap_err();
         assert!(matches!(error, Error::Diverged { .. }));
+    }
+
+    /// A clip of two classes in equal shares is half as far from each.
+    #[test]
+    fn shares_of_classes_are_learnt_by_cross_entropy() {
+        let logits = tensor([[2.0, -1.0, 0.5]]);
+        let of = |targets: [f32; 3]| {
+            f64::from(ProbeLoss::Ce.of(&logits, &tensor([targets])).unwrap().to_scalar::<f32>().unwrap())
+        };
+        let (first, last) = (of([1.0, 0.0, 0.0]), of([0.0, 0.0, 1.0]));
+        assert!((of([0.25, 0.0, 0.75]) - (0.25 * first + 0.75 * last)).abs() < 1e-6);
     }
 
     #[test]

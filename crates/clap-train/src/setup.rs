@@ -22,7 +22,7 @@ use crate::lora::Lora;
 use crate::loss::Loss;
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::schedule::{Schedule, Shape};
-use crate::train_data::{TrainData, loader_config};
+use crate::train_data::{TrainData, loader_config, open_more_valid};
 
 /// The opened parts of a run. Making one reads the data set's index, not its sounds, and writes nothing.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub struct Setup {
     pub max_tokens: usize,
     /// The validation clips, if any.
     pub validation: Option<Evaluation>,
+    /// Further validation clips, by the name that their metrics begin with.
+    pub more_validation: Vec<(String, Evaluation)>,
     /// What is minimised.
     pub loss: Loss,
     /// The optimiser over the variables that train.
@@ -97,7 +99,14 @@ impl Setup {
         };
         let valid = valid.map(Arc::new);
         if let Some(valid) = &valid {
-            check_measurable(&config.eval.select, valid)?;
+            check_measurable("data.valid", &config.eval.select, valid)?;
+        }
+        let more_valid = open_more_valid(&config)?;
+        for data in &more_valid {
+            check_measurable("eval.more", &config.eval.select, data)?;
+        }
+        if valid.is_none() && !more_valid.is_empty() {
+            return Err(Error::config("eval.more", "is given without data.valid; name the first data set there"));
         }
         let parts = match config.model.init.clone() {
             Some(init) => continued(&init, &config, &device)?,
@@ -113,10 +122,19 @@ impl Setup {
         let cache = Arc::new(WaveCache::new((config.data.cache_mb as usize).saturating_mul(1 << 20)));
         let collate = Collate::new(&config, Arc::clone(&cache), Arc::clone(&extractor))?;
         let collate = Arc::new(collate.with_phrases(train.phrases()));
-        let validation = match valid {
-            Some(data) => Some(validation(&config, max_tokens, data, cache, Arc::clone(&extractor))?),
-            None => None,
-        };
+        let evaluation = |data| validation(&config, max_tokens, data, Arc::clone(&cache), Arc::clone(&extractor));
+        let validation = valid.map(evaluation).transpose()?;
+        let mut more_validation = Vec::new();
+        for data in more_valid {
+            let name = format!("{}-{}", data.name, data.split);
+            if more_validation.iter().any(|(known, _)| *known == name) {
+                return Err(Error::config(
+                    "eval.more",
+                    format!("names {name} twice: their metrics would be called alike"),
+                ));
+            }
+            more_validation.push((name, evaluation(Arc::new(data))?));
+        }
         let steps_per_epoch = train.batches(&loader_config(&config, &ranks, 0));
         if steps_per_epoch == 0 {
             let clips = train.clips();
@@ -166,6 +184,7 @@ impl Setup {
             collate,
             max_tokens,
             validation,
+            more_validation,
             loss,
             optimizer,
             lora,
@@ -267,7 +286,7 @@ fn check_selection(names: &[String]) -> Result<()> {
 }
 
 /// The validation clips have to be such that every selecting metric can be measured.
-fn check_measurable(names: &[String], data: &DataSet) -> Result<()> {
+fn check_measurable(key: &str, names: &[String], data: &DataSet) -> Result<()> {
     let classified = |s: &Sample| s.labels.iter().any(|label| data.classes.contains(label));
     let (captions, labels) = (data.samples.iter().any(|s| !s.captions.is_empty()), data.samples.iter().any(classified));
     for name in names {
@@ -280,8 +299,7 @@ fn check_measurable(names: &[String], data: &DataSet) -> Result<()> {
             false => (captions, "captions"),
         };
         if !measurable {
-            let reason =
-                format!("names {name}, but the clips of data.valid have no {lacking}; select by other metrics");
+            let reason = format!("names {name}, but the clips of {key} have no {lacking}; select by other metrics");
             return Err(Error::config("eval.select", reason));
         }
     }

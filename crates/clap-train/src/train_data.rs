@@ -135,6 +135,21 @@ fn open_indexed(config: &TrainConfig) -> Result<DataSet> {
     Ok(train)
 }
 
+/// The further validation clips, with the captions that are theirs.
+pub(crate) fn open_more_valid(config: &TrainConfig) -> Result<Vec<DataSet>> {
+    let open = |source: &SourceConfig| {
+        let options = OpenOptions {
+            split: source.split.clone(),
+            captions: source.captions.clone(),
+            more_captions: source.more_captions.clone(),
+            ..open_options(config)?
+        };
+        clap_data::open(&source.path, &options)
+            .map_err(|error| Error::Data { key: "eval.more".to_owned(), source: error })
+    };
+    config.eval.more.iter().map(open).collect()
+}
+
 fn open_source(key: &str, source: &SourceConfig, config: &TrainConfig) -> Result<DataSet> {
     let options = OpenOptions {
         split: source.split.clone(),

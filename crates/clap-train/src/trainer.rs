@@ -293,9 +293,19 @@ impl Trainer {
         let epoch = if trained { self.position.epoch + 1 } else { 0 };
         if let Some(validation) = &self.setup.validation {
             let Setup { tokenizer, device, .. } = &self.setup;
-            let outcome = validation.run(&self.setup.inference_model()?, tokenizer, device, &mut |_, _| {})?;
-            let metrics = outcome.metrics();
-            let selected = mean_of(&metrics, &self.setup.config.eval.select)?;
+            let model = self.setup.inference_model()?;
+            let select = &self.setup.config.eval.select;
+            let mut outcome = validation.run(&model, tokenizer, device, &mut |_, _| {})?;
+            let mut metrics = outcome.metrics();
+            let mut selected = mean_of(&metrics, select)?;
+            for (name, more) in &self.setup.more_validation {
+                let found = more.run(&model, tokenizer, device, &mut |_, _| {})?;
+                outcome.skipped.extend(found.skipped.iter().cloned());
+                let of_data = found.metrics();
+                selected += mean_of(&of_data, select)?;
+                metrics.extend(of_data.into_iter().map(|(metric, value)| (format!("{name}/{metric}"), value)));
+            }
+            selected /= (1 + self.setup.more_validation.len()) as f64;
             best = trained && self.position.best.is_none_or(|before| selected > before);
             if best {
                 self.position.best = Some(selected);

@@ -66,7 +66,7 @@ pub(super) fn serve() -> anyhow::Result<()> {
 }
 
 /// The greatest resident size so far, in bytes: `VmHWM` of Linux; zero elsewhere.
-fn peak_memory() -> u64 {
+pub(super) fn peak_memory() -> u64 {
     memory("VmHWM:")
 }
 

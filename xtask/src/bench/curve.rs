@@ -66,8 +66,9 @@ fn relative(loss: f64, to: f64) -> f64 {
 /// Trains both, prints what came out and, where asked, writes it into a document and the picture beside it.
 pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usize) -> anyhow::Result<()> {
     let mut report = Report::new(args.write.as_deref(), "curve")?;
-    let mut config = recipe()?;
+    let mut config = recipe(args.config.as_deref())?;
     let setup = Setup::open(config.clone())?;
+    check_still(&setup)?;
     config.schedule.epochs = (args.steps.get() as u64).div_ceil(setup.steps_per_epoch);
     let trainer = Trainer::new(config.clone(), &folder.join("ours"))?;
     export(trainer.setup(), folder, args.steps.get())?;
@@ -106,11 +107,12 @@ pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usi
     report.finish()
 }
 
-/// The embedded corpus's recipe without anything random but the order of the clips and the choice of their texts, and without a clock. Its
-/// model has no dropout.
-fn recipe() -> anyhow::Result<TrainConfig> {
-    let mut config = TrainConfig::load(&crate::workspace().join(RECIPE))?;
-    config.augment = AugmentConfig { random_crop: false, gain_db: None };
+/// A recipe without a clock; the embedded corpus's without anything random but the order of the clips and the choice of their texts.
+fn recipe(path: Option<&Path>) -> anyhow::Result<TrainConfig> {
+    let mut config = TrainConfig::load(path.unwrap_or(&crate::workspace().join(RECIPE)))?;
+    if path.is_none() {
+        config.augment = AugmentConfig { random_crop: false, gain_db: None };
+    }
     if let Some(AudioConfig::HtsAt(audio)) = &mut config.model.audio {
         audio.spec_augment = None;
     }
@@ -120,6 +122,25 @@ fn recipe() -> anyhow::Result<TrainConfig> {
     // Batches are made between the steps, not beside them.
     config.data.workers = 0;
     Ok(config)
+}
+
+/// Refuses towers that draw: what they draw here, they would not draw there.
+fn check_still(setup: &Setup) -> anyhow::Result<()> {
+    let text = &setup.clap_config.text_config;
+    let drop_path = match &setup.clap_config.audio_config {
+        AudioConfig::HtsAt(audio) => audio.drop_path_rate,
+        AudioConfig::Pann(_) => bail!("--config: PANNs have dropout that laion_clap cannot turn off; take an HTS-AT"),
+    };
+    for (name, rate) in [
+        ("hidden_dropout_prob of the text tower", text.hidden_dropout_prob),
+        ("attention_probs_dropout_prob of the text tower", text.attention_probs_dropout_prob),
+        ("drop_path_rate of the audio tower", drop_path),
+    ] {
+        if rate > 0.0 {
+            bail!("--config: {name} is {rate}; the two sides would draw differently, set it to 0");
+        }
+    }
+    Ok(())
 }
 
 /// Writes what `train_curve.py` reads: `start/`, `start.pt` and the batches as the trainer's loader gives them.

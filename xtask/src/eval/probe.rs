@@ -1,6 +1,6 @@
 //! `cargo xtask eval --probe` and `--finetune`: a classifier trained on a model's audio embeddings, or with its tower.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use clap_train::probe::{FineTune, FineTuneConfig, HeadKind, Probe, ProbeConfig, 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, json};
 
-use super::{BOOTSTRAP_SEED, cache_folder, data_path};
+use super::{BOOTSTRAP_SEED, cache_folder, data_path, listening};
 use crate::args::{self, LongAudio, ProbeHead};
 use crate::exit::{Exit, failure};
 use crate::model::{Loaded, model_folder};
@@ -39,15 +39,27 @@ pub(super) fn run(args: &args::Eval, loaded: &Loaded, head: ProbeHead) -> anyhow
     if matches!(args.model.long_audio, Some(LongAudio::Vote)) {
         return Err(failure(Exit::Usage, "--long-audio vote is for zero-shot classification; a probe takes windows"));
     }
+    if args.probe.finetune && (args.model.revision.revision.is_some() || args.model.allow_missing) {
+        let text =
+            "--finetune opens the model once more, and not by --revision or --allow-missing: convert it to a folder";
+        return Err(failure(Exit::Usage, text));
+    }
+    if args.probe.finetune && args.model.long_audio.is_some() {
+        let text = "--finetune cuts longer clips at random in training and from the middle in the test; leave out --long-audio";
+        return Err(failure(Exit::Usage, text));
+    }
     let rounds = rounds(args)?;
     let several = rounds[0].test.multi_label;
     let config = config(args, head, several);
     let task = if args.probe.finetune { Task::FineTune } else { Task::Probe };
     let mut skipped = Vec::new();
     let tested = match task {
-        Task::FineTune => fine_tuned(args, loaded, &rounds, config)?,
+        Task::FineTune => fine_tuned(args, loaded, &rounds, config, &mut skipped)?,
         _ => probed(args, loaded, &rounds, &config, &mut skipped)?,
     };
+    // Every fold tells of what its data set lacks.
+    let mut told = HashSet::new();
+    skipped.retain(|clip: &Skipped| told.insert(clip.to_string()));
     for clip in &skipped {
         eprintln!("skipped {clip}");
     }
@@ -67,7 +79,8 @@ pub(super) fn run(args: &args::Eval, loaded: &Loaded, head: ProbeHead) -> anyhow
             record.metrics.insert(format!("acc_{}", round.name), of_fold.by_class.acc.into());
         }
     }
-    record.settings = settings(args, &config);
+    record.settings = listening(args, loaded)?;
+    record.settings.extend(settings(args, &config));
     if let Some(folder) = &args.out {
         results::save_record(folder, &record)?;
         eprintln!("results {}", folder.display());
@@ -114,8 +127,8 @@ fn settings(args: &args::Eval, config: &ProbeConfig) -> Map<String, serde_json::
         ("epochs", json!(config.epochs)),
         ("batch_size", json!(config.batch_size)),
         ("mixup", json!(args.probe.mixup)),
-        ("seed", json!(config.seed)),
-        ("bootstrap_seed", json!(BOOTSTRAP_SEED)),
+        ("train_split", json!(args.probe.train_split)),
+        ("warmup", json!(args.probe.probe_warmup)),
     ] {
         settings.insert(name.to_owned(), value);
     }
@@ -156,7 +169,12 @@ fn rounds(args: &args::Eval) -> anyhow::Result<Vec<Round>> {
             named.map_or_else(|| format!("!{split}"), |name| (*name).to_owned())
         }
     };
-    Ok(vec![Round { name: split.clone(), train: open(Some(train))?, test: open(Some(split))? }])
+    let round = Round { name: split.clone(), train: open(Some(train))?, test: open(Some(split))? };
+    if round.train.classes != round.test.classes {
+        let text = "the clips to train on and those to test have other classes; put a classes.json into the data set";
+        return Err(failure(Exit::Data, text));
+    }
+    Ok(vec![round])
 }
 
 /// Probes on embeddings that are made once, however many folds there are.
@@ -169,10 +187,18 @@ fn probed(
 ) -> anyhow::Result<Vec<Tested>> {
     // What one fold is tested on, the others are trained on.
     let mut rows = Vec::new();
-    let parts: Vec<&DataSet> = match rounds {
+    let mut parts: Vec<&DataSet> = match rounds {
         [one] => vec![&one.train, &one.test],
         folds => folds.iter().map(|fold| &fold.test).collect(),
     };
+    // Clips without a fold are trained on in every round.
+    let folded: HashSet<&str> =
+        rounds.iter().flat_map(|round| &round.test.samples).map(|sample| sample.id.as_str()).collect();
+    let mut rest = rounds[0].train.clone();
+    rest.samples.retain(|sample| !folded.contains(sample.id.as_str()));
+    if rounds.len() > 1 && !rest.samples.is_empty() {
+        parts.push(&rest);
+    }
     for part in parts {
         let (found, left_out) = features(args, loaded, part)?;
         skipped.extend(part.skipped.iter().cloned().chain(left_out));
@@ -221,7 +247,7 @@ fn features(args: &args::Eval, loaded: &Loaded, data: &DataSet) -> anyhow::Resul
     let evaluation = Evaluation::new(Arc::new(data.clone()), Arc::new(WaveCache::new(0)), Arc::new(extractor), config)?;
     let cache = match cache_folder(args) {
         None => None,
-        Some(folder) => Some(Arc::new(evaluation.cache(&folder, model.model(), model.device())?)),
+        Some(folder) => evaluation.cache(&folder, model.model(), model.device())?.map(Arc::new),
     };
     let bar = bar(data.samples.len() as u64, "clips")?;
     bar.set_prefix(data.split.clone());
@@ -238,6 +264,7 @@ fn fine_tuned(
     loaded: &Loaded,
     rounds: &[Round],
     config: ProbeConfig,
+    skipped: &mut Vec<Skipped>,
 ) -> anyhow::Result<Vec<Tested>> {
     let name = std::path::Path::new(&loaded.name);
     let config = FineTuneConfig {
@@ -259,17 +286,11 @@ fn fine_tuned(
             bar.set_position(step);
             bar.set_message(format!("loss {loss:.4}"));
         })?;
-        let mut test = round.test.clone();
-        let class_of: HashMap<&str, usize> =
-            round.test.classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
-        let classes = |labels: &[String]| -> Vec<usize> {
-            labels.iter().filter_map(|label| class_of.get(label.as_str()).copied()).collect()
-        };
-        test.samples.retain(|sample| !classes(&sample.labels).is_empty());
-        let (logits, kept) = tuned.logits(&test, &mut |_, _| {})?;
+        let answers = tuned.answers(&round.test, &mut |_, _| {})?;
         bar.finish_and_clear();
-        let labels = kept.iter().map(|&clip| classes(&test.samples[clip].labels)).collect();
-        tested.push(Tested { name: round.name.clone(), logits, labels });
+        skipped.extend([&round.train, &round.test].into_iter().flat_map(|part| part.skipped.iter().cloned()));
+        skipped.extend(tuned.skipped.into_iter().chain(answers.skipped));
+        tested.push(Tested { name: round.name.clone(), logits: answers.logits, labels: answers.labels });
     }
     Ok(tested)
 }

@@ -20,6 +20,8 @@ use crate::results;
 /// One record, and what it was measured on where that is there.
 struct Entry {
     record: Record,
+    /// The model, and how it was measured where that tells it from another entry.
+    label: String,
     /// Index among [`Gathered::splits`].
     split: Option<usize>,
 }
@@ -81,8 +83,7 @@ fn println(path: &Path) -> anyhow::Result<()> {
 }
 
 fn gather(folders: &[PathBuf]) -> anyhow::Result<Gathered> {
-    let mut groups: BTreeMap<(String, String, Task), Vec<Entry>> = BTreeMap::new();
-    let (mut splits, mut runs) = (Vec::new(), Vec::new());
+    let (mut entries, mut splits, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for folder in folders {
         if RunFolder::config(folder).is_file() {
             let name =
@@ -92,7 +93,9 @@ fn gather(folders: &[PathBuf]) -> anyhow::Result<Gathered> {
         }
         let mut opened: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for (record, file) in results::records(folder)? {
-            let split = match file {
+            // Only these are measured on the embeddings of the folder.
+            let is_of_embeddings = matches!(record.task, Task::Classification | Task::Retrieval);
+            let split = match file.filter(|_| is_of_embeddings) {
                 None => None,
                 Some(file) => Some(match opened.get(&file) {
                     Some(&known) => known,
@@ -106,12 +109,51 @@ fn gather(folders: &[PathBuf]) -> anyhow::Result<Gathered> {
                     }
                 }),
             };
-            let key = (record.dataset.clone(), record.split.clone(), record.task);
-            groups.entry(key).or_default().push(Entry { record, split });
+            entries.push(Entry { label: record.model.clone(), record, split });
+        }
+    }
+    let mut groups: BTreeMap<(String, String, Task), Vec<Entry>> = BTreeMap::new();
+    for entry in entries {
+        let Record { dataset, split, task, .. } = &entry.record;
+        groups.entry((dataset.clone(), split.clone(), *task)).or_default().push(entry);
+    }
+    for entries in groups.values_mut() {
+        tell_apart(entries);
+        for entry in entries.iter() {
+            if let Some(split) = entry.split {
+                splits[split].model.clone_from(&entry.label);
+            }
         }
     }
     let groups = groups.into_iter().map(|((dataset, split, task), entries)| Group { dataset, split, task, entries });
     Ok(Gathered { groups: groups.collect(), splits, runs })
+}
+
+/// Adds to the labels of entries of one model the settings in which they differ, and a number where there are none.
+fn tell_apart(entries: &mut [Entry]) {
+    let differing = |entry: &Entry| -> Vec<String> {
+        let others = || entries.iter().filter(|other| other.record.model == entry.record.model);
+        let settings = entry.record.settings.iter().filter(|(name, _)| *name != "data");
+        settings
+            .filter(|(name, value)| others().any(|other| other.record.settings.get(*name) != Some(value)))
+            .map(|(name, value)| match value.as_str() {
+                Some(text) => format!("{name} {text}"),
+                None => format!("{name} {value}"),
+            })
+            .collect()
+    };
+    let labels: Vec<Vec<String>> = entries.iter().map(differing).collect();
+    for (entry, settings) in entries.iter_mut().zip(labels).filter(|(_, settings)| !settings.is_empty()) {
+        entry.label = format!("{} ({})", entry.record.model, settings.join(", "));
+    }
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries {
+        let count = seen.entry(entry.label.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            entry.label = format!("{}, {count}", entry.label);
+        }
+    }
 }
 
 impl Group {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap_eval::{Difference, HEADLINES, Interval, Record, Task};
 
 use super::paper::{self, Certainty};
-use super::{Gathered, Group};
+use super::{Entry, Gathered, Group};
 use crate::eval::BOOTSTRAP_SEED;
 
 /// Rows and columns of text.
@@ -89,7 +89,8 @@ fn models(group: &Group) -> Table {
             if metric.name.ends_with("_rank") { values.reduce(f64::min) } else { values.reduce(f64::max) }
         })
         .collect();
-    let row = |record: &Record| {
+    let row = |entry: &Entry| {
+        let record = &entry.record;
         let cells = metrics.iter().zip(&best).map(|(metric, best)| {
             let Some(found) = value(record, metric) else { return Cell::default() };
             let small = record.intervals.get(metric.name);
@@ -101,7 +102,7 @@ fn models(group: &Group) -> Table {
                 best: group.entries.len() > 1 && *best == Some(found),
             }
         });
-        std::iter::once(Cell::plain(record.model.clone())).chain(cells).collect()
+        std::iter::once(Cell::plain(entry.label.clone())).chain(cells).collect()
     };
     let first = group.entries.first().map(|entry| &entry.record);
     let clips = first.and_then(|record| record.get("num_samples").ok()).unwrap_or_default();
@@ -109,7 +110,7 @@ fn models(group: &Group) -> Table {
         title: group.title(),
         note: format!("{clips} clips. 95 % intervals by a bootstrap over the clips; best in bold."),
         head: std::iter::once("model".to_owned()).chain(metrics.iter().map(|metric| metric.label.clone())).collect(),
-        rows: group.entries.iter().map(|entry| row(&entry.record)).collect(),
+        rows: group.entries.iter().map(row).collect(),
     }
 }
 
@@ -149,10 +150,12 @@ fn differences(group: &Group, gathered: &Gathered) -> anyhow::Result<Option<Tabl
 fn beside_the_paper(table: &paper::PaperTable, gathered: &Gathered) -> Option<Table> {
     let mut ours: Vec<(String, Vec<Cell>)> = Vec::new();
     for (place, column) in table.columns.iter().enumerate() {
-        let of_column = |group: &&Group| group.dataset == column.dataset && group.task == column.task;
+        let of_column = |group: &&Group| {
+            group.dataset == column.dataset && group.task == column.task && is_reported(&group.dataset, &group.split)
+        };
         for entry in gathered.groups.iter().filter(of_column).flat_map(|group| &group.entries) {
             let Ok(value) = entry.record.get(column.metric) else { continue };
-            let model = &entry.record.model;
+            let model = &entry.label;
             let row = match ours.iter().position(|(name, _)| name == model) {
                 Some(row) => row,
                 None => {
@@ -195,6 +198,15 @@ fn beside_the_paper(table: &paper::PaperTable, gathered: &Gathered) -> Option<Ta
     })
 }
 
+/// Whether papers report on this split: a benchmark's own choice, or all of it, as a whole or fold by fold.
+fn is_reported(dataset: &str, split: &str) -> bool {
+    let evaluate = clap_data::benchmarks().iter().find(|known| known.name == dataset);
+    match evaluate.and_then(|benchmark| benchmark.evaluate.as_deref()) {
+        Some(evaluate) => evaluate == split,
+        None => split == "all" || split.ends_with(" folds"),
+    }
+}
+
 /// A rank, or a share.
 fn number(name: &str, value: f64) -> String {
     if name.ends_with("_rank") { format!("{value:.1}") } else { format!("{value:.3}") }
@@ -224,15 +236,15 @@ pub(super) fn csv(gathered: &Gathered) -> anyhow::Result<String> {
     let mut text = "dataset,split,task,model,metric,value,low,high\n".to_owned();
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     for group in &gathered.groups {
-        for record in group.entries.iter().map(|entry| &entry.record) {
+        for Entry { record, label, .. } in &group.entries {
             for (name, value) in &record.metrics {
                 let Some(value) = value.as_f64() else { continue };
                 let [low, high] = match record.intervals.get(name) {
                     Some([low, high]) => [low.to_string(), high.to_string()],
                     None => Default::default(),
                 };
-                let of = [&group.dataset, &group.split, group.task.name(), &record.model].map(quoted).join(",");
-                writeln!(text, "{of},{name},{value},{low},{high}")?;
+                let of = [&group.dataset, &group.split, group.task.name(), label].map(quoted).join(",");
+                writeln!(text, "{of},{},{value},{low},{high}", quoted(name))?;
             }
         }
     }

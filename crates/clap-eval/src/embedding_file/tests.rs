@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap_data::{AudioSource, Sample};
+use clap_data::{AudioSource, Sample, caption};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -127,6 +127,22 @@ fn windows_are_saved_with_their_counts() {
     embedded.save(&path).unwrap();
     let found = Embedded::load(&path).unwrap().measure().unwrap();
     assert_eq!(found.zero_shot.unwrap().predictions, [1, 1, 0]);
+}
+
+/// Two clips of one file name in two folders: neither is given the other's embedding.
+#[test]
+fn a_file_name_serves_where_it_is_the_only_one() {
+    let folder = TempDir::new().unwrap();
+    let mut data = data();
+    for (sample, id) in data.samples.iter_mut().zip(["dog/1.wav", "rain/1.wav", "dog/2.wav"]) {
+        sample.id = id.to_owned();
+        sample.audio = AudioSource::Memory { name: format!("clips/{id}"), bytes: Arc::from(*b"") };
+    }
+    let line = |id: &str| json!({"kind": "audio", "id": id, "embedding": [1.0, 2.0]});
+    let file = lines(&folder, "some.jsonl", &[line("/x/dog/1.wav"), line("/x/2.wav"), line("rain/1.wav")]);
+    let (embedded, skipped) = EmbeddingFile::open(&[file]).unwrap().join(&data, &templates()).unwrap();
+    assert_eq!(embedded.clips, ["rain/1.wav", "dog/2.wav"]);
+    assert_eq!(skipped[0].what, "dog/1.wav");
 }
 
 #[test]

@@ -146,6 +146,8 @@ impl TrainConfig {
                 format!("is {}; give a number above 0", lora.alpha)
             })?;
         }
+        let dropout = self.loss.mlp_dropout;
+        ensure((0.0..1.0).contains(&dropout), "loss.mlp_dropout", || format!("is {dropout}; give a share in [0, 1)"))?;
         if let Some(kappa) = self.loss.weight_loss_kappa {
             ensure(kappa.is_finite() && kappa > 0.0, "loss.weight_loss_kappa", || {
                 format!("is {kappa}; give a number above 0, or leave it out for equal weights")
@@ -223,6 +225,7 @@ mod tests {
             (&["optim.groups=[{ parameters = ['text'], rate = 1.0 }]"], "optim.groups"),
             (&["loss.name=triplet"], "loss.name"),
             (&["loss.weight_loss_kappa=0"], "loss.weight_loss_kappa"),
+            (&["loss.mlp_dropout=1"], "loss.mlp_dropout"),
             (&["loss.name=sigmoid", "loss.weight_loss_kappa=0.5"], "loss.weight_loss_kappa"),
             (&["lora.rank=0"], "lora.rank"),
             (&["lora.alpha=-1"], "lora.alpha"),

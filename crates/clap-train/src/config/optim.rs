@@ -1,5 +1,6 @@
 //! `[loss]`, `[optim]` and `[schedule]`: what is minimised, by what steps, at which rate.
 
+use clap_encoders::ClapConfig;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -8,13 +9,22 @@ use crate::optimizer::{Algorithm, OptimizerConfig};
 use crate::schedule::Shape;
 
 /// `[loss]`: what is minimised.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
     /// `contrastive` (the paper's), `mlp` (LAION's `--clap-mlploss`) or `sigmoid` (SigLIP's).
     pub name: Objective,
     /// LAION's `--kappa`: clips whose texts are like many others count for more, the smaller the more. Without it all count alike.
     pub weight_loss_kappa: Option<f64>,
+    /// Dropout in the heads of the MLP loss; LAION's is 0.1.
+    pub mlp_dropout: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        let mlp_dropout = ClapConfig::default().mlp_dropout;
+        Self { name: Objective::default(), weight_loss_kappa: None, mlp_dropout }
+    }
 }
 
 impl From<&LossConfig> for Loss {

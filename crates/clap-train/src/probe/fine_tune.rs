@@ -1,12 +1,14 @@
 //! Supervised fine-tuning: the audio tower, its projection and a head learn to classify together.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use clap_audio::{FeatureExtractor, Features, LongAudio, Preset, Truncation};
-use clap_data::{DataSet, Loader, LoaderConfig};
+use clap_data::{DataSet, Loader, LoaderConfig, Skipped};
 use clap_encoders::{ClapModel, features_tensor};
+use clap_eval::targets;
 use clap_nn::Mode;
 use clap_nn::Vars;
 use clap_nn::init::seeded_vars;
@@ -55,6 +57,19 @@ pub struct Tuned {
     extractor: Arc<FeatureExtractor>,
     device: Device,
     config: FineTuneConfig,
+    /// Clips that could not be read in training.
+    pub skipped: Vec<Skipped>,
+}
+
+/// What a tuned tower makes of held-out clips.
+#[derive(Debug)]
+pub struct Answers {
+    /// Logits `(clips, classes)`.
+    pub logits: Tensor,
+    /// The classes of each clip.
+    pub labels: Vec<Vec<usize>>,
+    /// Clips that could not be read.
+    pub skipped: Vec<Skipped>,
 }
 
 impl FineTune {
@@ -75,8 +90,9 @@ impl FineTune {
     /// # Errors
     /// Where the model cannot be loaded, no clip has a class, or the loss leaves the numbers.
     pub fn run(&self, data: &DataSet, progress: &mut dyn FnMut(u64, u64, f64)) -> Result<Tuned> {
-        let (tuned, [tower, head]) = self.start(data.classes.len())?;
-        let data = Arc::new(with_classes(data));
+        let (mut tuned, [tower, head]) = self.start(data.classes.len())?;
+        let (data, labels) = with_classes(data);
+        let data = Arc::new(data);
         if data.samples.is_empty() {
             return Err(Error::config("data", "has no clip with a class of its list"));
         }
@@ -91,10 +107,14 @@ impl FineTune {
         let mut step = 0;
         for epoch in 0..probe.epochs {
             for batch in tuned.loader(&data, epoch, Some(probe.seed)) {
+                if epoch == 0 {
+                    tuned.skipped.extend(batch.failed);
+                }
                 if batch.items.is_empty() {
                     continue;
                 }
-                let targets = targets(&data, &batch.indices, &self.device)?;
+                let labels: Vec<Vec<usize>> = batch.indices.iter().map(|&clip| labels[clip].clone()).collect();
+                let targets = targets(&labels, data.classes.len(), data.multi_label, &self.device)?;
                 let (features, is_longer) = features_tensor(&batch.items, &self.device)?;
                 let mut rng = ChaCha8Rng::seed_from_u64(probe.seed);
                 rng.set_stream(step + 1);
@@ -130,6 +150,7 @@ impl FineTune {
             extractor: Arc::new(extractor),
             device: self.device.clone(),
             config: self.config.clone(),
+            skipped: Vec::new(),
         };
         Ok((tuned, [vars, head_vars]))
     }
@@ -141,25 +162,28 @@ fn is_audio(name: &str) -> bool {
 }
 
 impl Tuned {
-    /// Logits `(clips, classes)` of the clips of `data` that could be read, and their indices.
+    /// The answers for the clips of `data` that have a class.
     ///
     /// # Errors
     /// Where no clip could be read.
-    pub fn logits(&self, data: &DataSet, progress: &mut dyn FnMut(usize, usize)) -> Result<(Tensor, Vec<usize>)> {
-        let data = Arc::new(data.clone());
-        let (mut rows, mut kept) = (Vec::new(), Vec::new());
+    pub fn answers(&self, data: &DataSet, progress: &mut dyn FnMut(usize, usize)) -> Result<Answers> {
+        let (data, classes) = with_classes(data);
+        let data = Arc::new(data);
+        let (mut rows, mut labels, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
         for batch in self.loader(&data, 0, None) {
+            skipped.extend(batch.failed);
             if !batch.items.is_empty() {
                 let (features, is_longer) = features_tensor(&batch.items, &self.device)?;
                 rows.push(self.forward(&features, &is_longer, &mut Mode::eval())?.detach());
-                kept.extend(batch.indices);
+                labels.extend(batch.indices.iter().map(|&clip| classes[clip].clone()));
             }
-            progress(kept.len(), data.samples.len());
+            progress(labels.len() + skipped.len(), data.samples.len());
         }
         if rows.is_empty() {
-            return Err(Error::config("data", "has no clip that can be read"));
+            let first = skipped.first().map_or_else(String::new, |first| format!("; the first: {first}"));
+            return Err(Error::config("data", format!("has no clip with a class that can be read{first}")));
         }
-        Ok((Tensor::cat(&rows, 0)?, kept))
+        Ok(Answers { logits: Tensor::cat(&rows, 0)?, labels, skipped })
     }
 
     fn forward(&self, features: &Tensor, is_longer: &[bool], mode: &mut Mode) -> Result<Tensor> {
@@ -191,24 +215,15 @@ impl Tuned {
     }
 }
 
-/// The clips that have a class.
-fn with_classes(data: &DataSet) -> DataSet {
-    let mut data = data.clone();
-    let classes = data.classes.clone();
-    data.samples.retain(|sample| sample.labels.iter().any(|label| classes.contains(label)));
-    data
-}
-
-/// 1 for each class of each clip, else 0.
-fn targets(data: &DataSet, clips: &[usize], device: &Device) -> Result<Tensor> {
-    let width = data.classes.len();
-    let mut targets = vec![0f32; clips.len() * width];
-    for (row, &clip) in clips.iter().enumerate() {
-        for label in &data.samples[clip].labels {
-            if let Some(class) = data.classes.iter().position(|class| class == label) {
-                targets[row * width + class] = 1.0;
-            }
-        }
-    }
-    Ok(Tensor::from_vec(targets, (clips.len(), width), device)?)
+/// The clips that have a class, and the classes of each.
+fn with_classes(data: &DataSet) -> (DataSet, Vec<Vec<usize>>) {
+    let class_of: HashMap<&str, usize> =
+        data.classes.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
+    let labelled = data.samples.iter().filter_map(|sample| {
+        let classes: Vec<usize> =
+            sample.labels.iter().filter_map(|label| class_of.get(label.as_str()).copied()).collect();
+        (!classes.is_empty()).then(|| (sample.clone(), classes))
+    });
+    let (samples, labels) = labelled.unzip();
+    (DataSet { samples, ..data.clone() }, labels)
 }

@@ -65,6 +65,7 @@ fn two_ranks_of_four_clips_are_one_of_eight() {
         ("plain", &[][..]),
         ("kappa", &["loss.weight_loss_kappa=0.5", "optim.optimizer=adamw", "optim.weight_decay=0.1"]),
         ("sigmoid", &["loss.name=sigmoid", "model.logit_scale_init_value=10", "lora.rank=2"]),
+        ("mlp", &["loss.name=mlp", "loss.mlp_dropout=0"]),
         ("cached", &["optim.micro_batch_size=2", "optim.grad_clip_norm=0.5"]),
         ("frozen", &["optim.freeze=['text']"]),
     ] {

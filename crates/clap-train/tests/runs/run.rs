@@ -283,3 +283,22 @@ fn a_run_that_diverges_says_so() {
     let message = Trainer::new(config, &bench.path("diverged")).unwrap().run(&mut ()).unwrap_err().to_string();
     assert!(message.contains("step") && message.contains("optim.lr"), "{message}");
 }
+
+#[test]
+fn several_validation_sets_choose_together() {
+    let bench = Bench::new();
+    let more = format!("eval.more=[{{ path = '{}', split = 'train' }}]", bench.path("").display());
+    let (done, record) = bench.train("several", &[&more, "schedule.epochs=2", "eval.every=1"]);
+    let select = ["audio_to_text_mAP@10", "text_to_audio_mAP@10"];
+    let prefix = done.last.keys().find_map(|name| name.strip_suffix("/num_samples")).unwrap();
+    assert!(prefix.ends_with("-train"), "{prefix}");
+    for eval in &record.evals {
+        let mean = select.iter().flat_map(|name| [(*name).to_owned(), format!("{prefix}/{name}")]);
+        let mean = mean.map(|name| eval.metrics[&name]).sum::<f64>() / 4.0;
+        assert!((eval.selected - mean).abs() < 1e-12, "{eval:?}");
+    }
+    assert!(bench.refused(&["eval.more=[{ path = 'no/such' }]"]).contains("eval.more"));
+    assert!(bench.refused(&[&more, "data.valid="]).contains("data.valid"));
+    let twice = more.replace("]", &more["eval.more=[".len()..].replace('{', ", {"));
+    assert!(bench.refused(&[&twice]).contains("twice"));
+}
