@@ -9,10 +9,10 @@ use clap_audio::FeatureExtractor;
 use clap_data::{DataSet, OpenOptions, Skipped, WaveCache};
 use clap_eval::{Embedded, EmbeddingFile, Evaluation, EvaluationConfig, Interval, Outcome, Record};
 use clap_train::{Metrics, TrainConfig};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::args::{self, LongAudio};
+use crate::counter::Counter;
 use crate::exit::{Exit, failure};
 use crate::model::{Loaded, load};
 use crate::results::Results;
@@ -136,15 +136,12 @@ pub(crate) fn by_model(args: &args::Eval, loaded: &Loaded, data: DataSet) -> any
         Some(folder) => evaluation.cache(&folder, model.model(), model.device())?.map(Arc::new),
     };
     let known = cache.as_ref().map_or(0, |cache| cache.len());
-    let bar = ProgressBar::new(data.samples.len() as u64);
-    bar.set_style(
-        ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len} clips  {eta} left")?.progress_chars("━━─"),
-    );
+    let mut counter = Counter::new(data.samples.len(), "clips", "");
     let (embedded, skipped) =
         evaluation.embed(model.model(), model.tokenizer(), model.device(), cache.as_ref(), &mut |done, _| {
-            bar.set_position(done as u64);
+            counter.set(done, "");
         })?;
-    bar.finish_and_clear();
+    counter.finish();
     if let Some(cache) = &cache {
         let kept = embedded.clips.len().saturating_sub(cache.len() - known);
         if kept > 0 {

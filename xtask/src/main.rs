@@ -14,6 +14,7 @@ mod check_gpu;
 mod ci;
 mod classify;
 mod convert;
+mod counter;
 mod dataset;
 mod embed;
 mod eval;

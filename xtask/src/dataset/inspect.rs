@@ -7,8 +7,9 @@ use clap_data::{DataSet, InspectOptions, OpenOptions};
 use clap_encoders::ClapTokenizer;
 
 use super::summary_table::table;
-use super::{Clips, check_new, open, page};
+use super::{check_new, open, page};
 use crate::args;
+use crate::counter::Counter;
 use crate::exit::{Exit, failure};
 use crate::mel::write_whole;
 
@@ -35,13 +36,13 @@ pub(crate) fn run(args: &args::Inspect, threads: NonZeroUsize) -> anyhow::Result
     let opened = named.into_iter().map(|split| open(&args.source, &OpenOptions { split, ..columns.clone() }));
     let data = opened.collect::<anyhow::Result<Vec<DataSet>>>()?;
 
-    let mut clips = Clips::new(data.iter().map(|split| split.samples.len()).sum(), "heard");
+    let mut clips = Counter::new(data.iter().map(|split| split.samples.len()).sum(), "clips", "heard");
     let options = InspectOptions {
         headers_only: args.fast,
         threads,
         tokens: tokens.as_ref().map(|tokens| tokens as &dyn Fn(&str) -> usize),
     };
-    let found = clap_data::inspect(&data, &options, &mut |done| clips.set(done));
+    let found = clap_data::inspect(&data, &options, &mut |done| clips.set(done, ""));
     clips.finish();
 
     if let Some(path) = &args.html {

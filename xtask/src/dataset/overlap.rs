@@ -9,8 +9,9 @@ use clap_data::{DataSet, Match, MatchKind, OpenOptions, OverlapOptions};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
-use super::{Clips, check_new, open, tell};
+use super::{check_new, open, tell};
 use crate::args;
+use crate::counter::Counter;
 use crate::exit::{Exit, failure};
 
 /// Matches in the table; the list and the JSON lines have all.
@@ -25,8 +26,8 @@ pub(crate) fn run(args: &args::Overlap, threads: NonZeroUsize) -> anyhow::Result
     let b = args.b.as_ref().map(|b| opened(b, &args.split_b)).transpose()?;
     let options = OverlapOptions { exact_only: args.exact, threads };
     let total = a.samples.len() + b.as_ref().map_or(0, |b| b.samples.len());
-    let mut clips = Clips::new(total, "heard");
-    let mut progress = |done| clips.set(done);
+    let mut clips = Counter::new(total, "clips", "heard");
+    let mut progress = |done| clips.set(done, "");
     let found = match &b {
         Some(b) => clap_data::overlap(&a.samples, &b.samples, &options, &mut progress),
         None => clap_data::overlap_within(&a.samples, &options, &mut progress),

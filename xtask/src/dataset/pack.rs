@@ -6,9 +6,10 @@ use std::path::Path;
 
 use clap_data::{Debias, DebiasCounts, OpenOptions, PackOptions, PackSummary, Sample, TagSentence};
 
-use super::{Clips, open, tell};
+use super::{open, tell};
 use crate::args;
 use crate::caption::report;
+use crate::counter::Counter;
 use crate::exit::Exit;
 use crate::splits::{EmptySplits, each_split, write_classes};
 
@@ -55,8 +56,8 @@ pub(super) fn shards(
     threads: NonZeroUsize,
 ) -> anyhow::Result<PackSummary> {
     let options = PackOptions { per_shard: sounds.per_shard.get(), sound: sounds.packed(), strict, threads };
-    let mut clips = Clips::new(samples.len(), "packed");
-    let done = clap_data::pack_one_of_several(samples, out, &options, &mut |done| clips.set(done))?;
+    let mut clips = Counter::new(samples.len(), "clips", "packed");
+    let done = clap_data::pack_one_of_several(samples, out, &options, &mut |done| clips.set(done, ""))?;
     clips.finish();
     tell(&done.skipped);
     let found = match done.found {

@@ -9,11 +9,11 @@ use clap_audio::FeatureExtractor;
 use clap_data::{DataSet, OpenOptions, Skipped, WaveCache};
 use clap_eval::{ClassifierMetrics, Evaluation, EvaluationConfig, LabelledFeatures, Record, Task};
 use clap_train::probe::{FineTune, FineTuneConfig, HeadKind, Probe, ProbeConfig, ProbeLoss};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, json};
 
 use super::{BOOTSTRAP_SEED, cache_folder, data_path, listening};
 use crate::args::{self, LongAudio, ProbeHead};
+use crate::counter::Counter;
 use crate::exit::{Exit, failure};
 use crate::model::{Loaded, model_folder};
 use crate::{results, table};
@@ -226,13 +226,11 @@ fn round_of(
 ) -> anyhow::Result<Tested> {
     let features = Tensor::cat(&train.iter().map(|part| &part.features).collect::<Vec<_>>(), 0)?;
     let targets = train.iter().map(|part| part.targets()).collect::<Result<Vec<_>, _>>()?;
-    let bar = bar(config.epochs, "epochs")?;
-    bar.set_prefix(name.to_owned());
+    let mut counter = Counter::new(config.epochs as usize, "epochs", name);
     let probe = Probe::fit(&features, &Tensor::cat(&targets, 0)?, config, &mut |epoch, loss| {
-        bar.set_position(epoch);
-        bar.set_message(format!("loss {loss:.4}"));
+        counter.set(epoch as usize, &format!("loss {loss:.4}"));
     })?;
-    bar.finish_and_clear();
+    counter.finish();
     Ok(Tested { name: name.to_owned(), logits: probe.logits(&test.features)?, labels: test.labels.clone() })
 }
 
@@ -249,12 +247,11 @@ fn features(args: &args::Eval, loaded: &Loaded, data: &DataSet) -> anyhow::Resul
         None => None,
         Some(folder) => evaluation.cache(&folder, model.model(), model.device())?.map(Arc::new),
     };
-    let bar = bar(data.samples.len() as u64, "clips")?;
-    bar.set_prefix(data.split.clone());
+    let mut counter = Counter::new(data.samples.len(), "clips", &data.split);
     let found = evaluation.features(model.model(), model.device(), cache.as_ref(), &mut |done, _| {
-        bar.set_position(done as u64);
+        counter.set(done, "");
     })?;
-    bar.finish_and_clear();
+    counter.finish();
     Ok(found)
 }
 
@@ -279,25 +276,18 @@ fn fine_tuned(
     let tuning = FineTune::new(&model_folder(name), loaded.model.device(), config)?;
     let mut tested = Vec::new();
     for round in rounds {
-        let bar = bar(1, "steps")?;
-        bar.set_prefix(round.name.clone());
+        let mut counter = Counter::new(0, "steps", &round.name);
         let tuned = tuning.run(&round.train, &mut |step, steps, loss| {
-            bar.set_length(steps);
-            bar.set_position(step);
-            bar.set_message(format!("loss {loss:.4}"));
+            counter.of(steps);
+            counter.set(step as usize, &format!("loss {loss:.4}"));
         })?;
-        let answers = tuned.answers(&round.test, &mut |_, _| {})?;
-        bar.finish_and_clear();
+        counter.finish();
+        let mut counter = Counter::new(round.test.samples.len(), "clips", &round.name);
+        let answers = tuned.answers(&round.test, &mut |done, _| counter.set(done, ""))?;
+        counter.finish();
         skipped.extend([&round.train, &round.test].into_iter().flat_map(|part| part.skipped.iter().cloned()));
         skipped.extend(tuned.skipped.into_iter().chain(answers.skipped));
         tested.push(Tested { name: round.name.clone(), logits: answers.logits, labels: answers.labels });
     }
     Ok(tested)
-}
-
-fn bar(length: u64, unit: &str) -> anyhow::Result<ProgressBar> {
-    let style = format!("{{prefix}} {{bar:24.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  {{eta}} left");
-    let bar = ProgressBar::new(length);
-    bar.set_style(ProgressStyle::with_template(&style)?.progress_chars("━━─"));
-    Ok(bar)
 }
