@@ -32,8 +32,10 @@ def ranks(queries, candidates, owner_of_query):
     """The rank of one right answer of each query, from 0."""
     found = []
     step = max(SCORES // len(candidates), 1)
+    buffer = torch.empty(step, len(candidates))  # a fresh one for each block would leave a heap of holes
     for first in range(0, len(queries), step):
-        scores = queries[first:first + step] @ candidates.T
+        part = queries[first:first + step]
+        scores = torch.matmul(part, candidates.T, out=buffer[:len(part)])
         right = scores.gather(1, owner_of_query[first:first + step, None])
         found.append((scores > right).sum(1))
     return torch.cat(found)
@@ -51,8 +53,10 @@ def run(folder):
     first = torch.cumsum(counts, 0) - counts
     of_clip = [[] for _ in range(clips)]
     step = max(SCORES // captions, 1)
+    buffer = torch.empty(step, captions)
     for begin in range(0, clips, step):
-        scores = audio[begin:begin + step] @ text.T
+        part = audio[begin:begin + step]
+        scores = torch.matmul(part, text.T, out=buffer[:len(part)])
         for row in range(len(scores)):
             own = scores[row, first[begin + row]:first[begin + row] + counts[begin + row]]
             of_clip[begin + row] = [int((scores[row] > score).sum()) for score in own]

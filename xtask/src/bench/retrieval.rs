@@ -39,6 +39,8 @@ pub(super) fn run(args: &args::Bench, folder: &Path, python: &Path, threads: usi
     let found = clap_eval::retrieval(&audio, &text, &caption_of)?;
     let (ours, our_memory) = (start.elapsed().as_secs_f64(), peak_memory() as f64 / 1e9);
     drop((audio, text));
+    // The other side takes minutes, and may not come back.
+    eprintln!("here: {} s, {} GB at most", three_digits(ours), three_digits(our_memory));
 
     let mut other = script()?;
     let answer = other.ask(&format!("run {}", folder.display()))?;
