@@ -58,8 +58,10 @@ pub(super) fn run(args: &args::Eval, suite: Suite) -> anyhow::Result<Exit> {
         }
     }
     missing(|name| folder(name).is_some(), &root);
-    let out = args.out.as_ref().map(|out| out.display().to_string()).unwrap_or_default();
-    eprintln!("{done} of {} tasks done; cargo xtask report {out}", tasks.len());
+    eprintln!("{done} of {} tasks done", tasks.len());
+    if let Some(out) = args.out.as_ref().filter(|_| done > 0) {
+        eprintln!("side by side: cargo xtask report {}", out.display());
+    }
     match (done, failed.as_slice()) {
         (_, [_, ..]) => Err(failure(Exit::Data, format!("failed: {}", failed.join(", ")))),
         (0, _) => Err(failure(Exit::NothingFound, format!("no data set of the suite is in {}", root.display()))),
