@@ -77,8 +77,10 @@ fn task(args: &args::Eval, loaded: &Loaded, folder: PathBuf, kind: Kind) -> anyh
             told(&args, &by_model(&args, loaded, data)?)?;
         }
         Kind::Trained => {
-            // A head hears the windows that zero-shot classification lets vote.
-            if matches!(args.model.long_audio, Some(args::LongAudio::Vote)) {
+            // A head hears the windows that zero-shot classification lets vote, and a tower that is trained cuts longer clips itself.
+            if args.probe.finetune {
+                args.model.long_audio = None;
+            } else if matches!(args.model.long_audio, Some(args::LongAudio::Vote)) {
                 args.model.long_audio = Some(args::LongAudio::Windows);
             }
             probe::run(&args, loaded, args.probe.head().unwrap_or(ProbeHead::Linear))?;
